@@ -1,0 +1,1 @@
+"""Inference: recognise, search, answer, illustrate. No gradio, no SQL, no training."""

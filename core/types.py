@@ -1,0 +1,228 @@
+"""Values that travel between rooms. Frozen, small, free of tensors, models and SQL."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+Outcome = Literal["left", "right", "tie", "both_bad", "skip"]
+OUTCOMES: tuple[Outcome, ...] = ("left", "right", "tie", "both_bad", "skip")
+Task = Literal["answer", "illustration"]
+Role = Literal["system", "user", "assistant"]
+LabelKind = Literal["object", "scene", "tag"]
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A picture that was opened, checked and written anew: RGB, upright, without metadata."""
+
+    id: str  # sha256 of the cleaned file's bytes, hex
+    path: Path  # the cleaned file, under the data directory
+    width: int  # pixels, after turning upright and scaling down
+    height: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Label:
+    """A word for what a picture shows, and how sure the recogniser is."""
+
+    text: str
+    confidence: float  # 0 to 1, a probability within its kind
+    kind: LabelKind
+    source: Literal["imagenet", "zero_shot"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recognition:
+    """What is in one picture; each tuple is sorted by confidence, highest first."""
+
+    picture_id: str
+    objects: tuple[Label, ...]
+    scenes: tuple[Label, ...]
+    tags: tuple[Label, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GalleryPicture:
+    """One indexed picture."""
+
+    id: str  # stable within a gallery
+    path: Path  # a cleaned copy or thumbnail that may be served
+    caption: str
+    labels: tuple[str, ...]
+    album: str  # "pictograms", "photographs", or the name of the person's own folder
+    credit: str = ""  # author and licence, shown with the picture; empty for a person's own
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchHit:
+    """A gallery picture and how well it fits the query."""
+
+    picture: GalleryPicture
+    score: float  # cosine similarity, -1 to 1
+    matched: Literal["picture", "caption"]  # which of the two vectors was nearest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextHit:
+    """A caption or label near a picture."""
+
+    text: str
+    kind: Literal["caption", "label"]
+    score: float  # cosine similarity, -1 to 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What the answerer was told about the picture; shown under the answer."""
+
+    labels: tuple[Label, ...] = ()
+    neighbours: tuple[SearchHit, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One earlier question and its answer."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One message of the prompt exactly as the model was given it."""
+
+    role: Role
+    content: str
+    has_picture: bool = False  # the picture's tokens stand before the content
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How tokens are drawn."""
+
+    temperature: float = 0.7  # 0 means greedy
+    top_p: float = 0.9
+    max_new_tokens: int = 96
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One generated answer or illustration, with everything needed to make it again."""
+
+    content: str  # answer text, or file name of the picture under the data directory
+    model_id: str
+    revision: str
+    adapter: str | None  # adapter version such as "v0003"; None for the base model
+    seed: int
+    parameters: Mapping[str, float | int | str] = field(default_factory=dict)
+    finish_reason: FinishReason = "stop"
+    n_tokens: int = 0
+    latency_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowSpec:
+    """Which adapter answers one row of a batch, and with which seed."""
+
+    adapter: str | None
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerStep:
+    """One moment of a streamed answer; one text per row of the batch.
+
+    The last step, and only that one, carries the candidates.
+    """
+
+    texts: tuple[str, ...]
+    prompt: tuple[Message, ...]
+    evidence: Evidence
+    candidates: tuple[Candidate, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Battle:
+    """Two candidates for one prompt, as stored: it knows which is which."""
+
+    id: str
+    task: Task
+    question: str
+    prompt: tuple[Message, ...]
+    picture_id: str | None
+    left: Candidate
+    right: Candidate
+    strategy: Literal["two_seeds", "two_versions"]
+    evidence: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlindBattle:
+    """What a voter may see before voting."""
+
+    battle_id: str
+    ticket: str
+    question: str
+    left: str
+    right: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ballot:
+    """A vote as it arrives from a page or a program."""
+
+    id: str  # made by the client, so that a retry is harmless; UUID hex
+    ticket: str
+    outcome: Outcome
+    voter: str  # opaque token of the voter's browser or program
+    reasons: tuple[str, ...] = ()
+    comment: str = ""
+    dwell_ms: int | None = None  # time between seeing both answers and voting
+    input_device: Literal["key", "mouse", "touch", "api"] = "api"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reveal:
+    """What a voter learns after voting."""
+
+    vote_id: str
+    battle_id: str
+    outcome: Outcome
+    left: str  # "base model" or "adapter v0003", with the seed
+    right: str
+    is_new: bool  # False when this very vote had been stored before
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreferencePair:
+    """One training row, derived from votes."""
+
+    prompt: tuple[Message, ...]
+    chosen: str
+    rejected: str
+    picture_id: str | None
+    weight: float  # agreement / number of pairs of this prompt, > 0
+    split: Literal["train", "held_out"]  # by hash of question and picture, never of the row
+    vote_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexProgress:
+    """How far an indexing run is."""
+
+    done: int
+    total: int
+    current: str  # file or picture name being worked on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexReport:
+    """What one indexing run did."""
+
+    added: int
+    unchanged: int
+    removed: int
+    unreadable: tuple[tuple[str, str], ...]  # (file name, why)
+    was_cancelled: bool = False

@@ -1,0 +1,1 @@
+"""Votes, battles and behaviour in SQLite. No torch, no gradio."""

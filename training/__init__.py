@@ -1,0 +1,1 @@
+"""Separate processes that learn from votes and publish adapters. No gradio."""

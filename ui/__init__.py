@@ -1,0 +1,1 @@
+"""One file per tab; each builder receives callables and imports no model and no store."""
