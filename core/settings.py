@@ -115,6 +115,7 @@ class Limits(_Strict):
 class ComparisonPreset(_Strict):
     two_versions_share: float = Field(default=0.5, ge=0, le=1)
     ticket_minutes: int = Field(default=120, ge=1)
+    max_votes_per_minute: int = Field(default=60, ge=1)
     consent_version: str = "2026-11"
 
 

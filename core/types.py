@@ -11,6 +11,9 @@ Task = Literal["answer", "illustration"]
 Role = Literal["system", "user", "assistant"]
 LabelKind = Literal["object", "scene", "tag"]
 FinishReason = Literal["stop", "length", "cancelled"]
+StoryStructure = Literal["sequence", "cycle", "parts", "comparison"]
+DiagramTheme = Literal["auto", "light", "dark"]  # auto follows prefers-color-scheme
+DiagramShape = Literal["wide", "narrow"]  # narrow is one column, for phones
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,3 +229,130 @@ class IndexReport:
     removed: int
     unreadable: tuple[tuple[str, str], ...]  # (file name, why)
     was_cancelled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoryboardStep:
+    """One step, part or point of a storyboard."""
+
+    caption: str  # at most 60 characters, made of the sentence's own words
+    sentence: str  # what the caption was cut from
+    pictogram_id: str | None = None  # None: nothing was near enough, a numbered disc is drawn
+    pictogram_name: str = ""
+    relation: str = ""  # how the text ties it to the step before: "then", "so", "but", ... or ""
+    column: str = ""  # which of the two sides it belongs to, in a comparison; "" is both
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoryboardPlan:
+    """What a storyboard will show: three to seven steps, in the order of the text."""
+
+    title: str
+    structure: StoryStructure
+    steps: tuple[StoryboardStep, ...]
+    text_sha256: str  # of the text it was planned from, hex
+    columns: tuple[str, ...] = ()  # the two sides of a comparison
+    credit: str = ""  # where the words are from, when not from the person: shown under the drawing
+    version: int = 1  # of the planner; goes into the PNG
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Storyboard:
+    """A drawn plan."""
+
+    plan: StoryboardPlan
+    svg: str  # stands alone: fonts and pictograms inside, no scripts, no links
+    svg_narrow: str  # the same in one column, legible on a phone 360 px wide
+    png: bytes  # of the wide drawing
+    alt_text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoteStep:
+    """One step of a reference note."""
+
+    caption: str
+    sentence: str
+    picture: str  # words to find its pictogram by
+    relation: str = ""
+    column: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """A short explanation, written and checked by hand, of something often asked for."""
+
+    id: str
+    title: str
+    questions: tuple[str, ...]  # ways people ask for it
+    structure: StoryStructure
+    steps: tuple[NoteStep, ...]
+    columns: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The explanation as one paragraph."""
+        return " ".join(step.sentence for step in self.steps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """An estimate, its 95 % interval, and what it rests on."""
+
+    estimate: float
+    low: float
+    high: float
+    n: int  # observations
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DayVotes:
+    """How many votes one day brought; skips are not counted."""
+
+    day: str  # ISO date, local time
+    n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReasonCount:
+    """How often one reason was given, once per vote at most."""
+
+    reason: str
+    n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SideBalance:
+    """Whether voters favour a side, whatever stands there."""
+
+    left: int  # votes for the left answer
+    right: int
+    share_left: Interval
+    p_value: float  # exact two-sided binomial test of "both sides win equally often"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionResult:
+    """How one adapter version did in blind battles against another."""
+
+    version: str  # such as "v0003"
+    opponent: str | None  # an older version; None for the base model
+    wins: int
+    losses: int
+    ties: int  # "same" and "both bad"
+    win_rate: Interval  # a tie counts as half a win
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterCard:
+    """What is known about one adapter version; written last, so its presence means complete."""
+
+    version: str  # "v0001", also the folder's name
+    created_at: str  # ISO 8601, UTC
+    parent: str | None  # the version that was live when training began; None for the base model
+    base_model_id: str
+    base_revision: str
+    n_pairs: int  # preference pairs it was trained on
+    decision: str  # the gate's verdict in words
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)  # file name -> sha256, hex
