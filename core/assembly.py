@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +21,7 @@ from core.settings import (
     PretrainedAnswerer,
     WheelRef,
 )
-from core.weights import Progress, local_folder
+from core.weights import Progress, load_tensors, local_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,16 +111,18 @@ def join_towers(
         torch.manual_seed(PROJECTOR_SEED)
         language_model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     config = FastVlmConfig(
-        vision_config=TimmWrapperConfig(
-            architecture=tower.architecture,
-            do_pooling=False,
-            num_labels=0,
-            hidden_size=tower.width,
-            num_features=tower.width,
-            model_args={},
+        vision_config=TimmWrapperConfig.from_dict(
+            {
+                "architecture": tower.architecture,
+                "do_pooling": False,
+                "num_labels": 0,
+                "hidden_size": tower.width,
+                "num_features": tower.width,
+                "model_args": {},
+            }
         ).to_dict(),
         text_config=language_model.config.to_dict(),
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_token_index=len(tokenizer) - 1,
         image_seq_length=(tower.image_size // tower.stride) ** 2,
         tie_word_embeddings=True,
     )
@@ -171,13 +172,13 @@ def _assemble_into(
         language_model,
         tokenizer,
         tower=LITE0,
-        tower_weights=_load_tower(_only(eyes, "*.pth")),
+        tower_weights=list(load_tensors(eyes).values())[:-2],  # the classifier comes last
     )
     aside = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
-        model.to(language_model.dtype).save_pretrained(aside)
+        model.bfloat16().save_pretrained(aside)
         processor.save_pretrained(aside)
         _write_sizes(aside)
         shutil.rmtree(folder, ignore_errors=True)
@@ -194,7 +195,9 @@ def _load_gguf(file: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """A causal language model in bfloat16 and its tokenizer, from a quantised GGUF file."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils import logging as transformers_logging
 
+    transformers_logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     model = AutoModelForCausalLM.from_pretrained(
         file.parent,
@@ -202,16 +205,8 @@ def _load_gguf(file: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
         dtype=torch.bfloat16,
         quantization_config=GgufConfig(dequantize=True),
     )
-    del model.config.quantization_config  # saving refuses while it is there
+    vars(model.config).pop("quantization_config", None)  # saving refuses while it is there
     return model, tokenizer
-
-
-def _load_tower(file: Path) -> "list[Tensor]":
-    """The tower's tensors in order, without the two of the classifier at the end."""
-    import torch
-
-    state: Mapping[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
-    return list(state.values())[:-2]
 
 
 def _only(folder: Path, pattern: str) -> Path:

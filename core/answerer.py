@@ -1,0 +1,384 @@
+"""The vision-language model: streams one answer, or several rows of one prompt, with adapters.
+
+Everything here runs on the model worker's thread; nothing in it is safe to call from two.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+from transformers.generation.streamers import BaseStreamer
+from transformers.utils import logging as transformers_logging
+
+from core.adapters import BaseLayers, CheckedAdapter, base_layers
+from core.assembly import BaseModel, prepare_base
+from core.errors import UserError
+from core.prompts import build_prompt, encode
+from core.settings import Preset
+from core.types import Candidate, Evidence, FinishReason, Message, RowSpec, Sampling, Turn
+from core.weights import Progress
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from PIL import Image
+    from torch import Tensor
+    from transformers import PreTrainedModel, ProcessorMixin
+
+log = logging.getLogger(__name__)
+
+BASE_ROW = "__base__"  # peft's name for a row without an adapter
+MAX_CONTEXT = 4096  # tokens of prompt and answer together; longer ones cost seconds of waiting
+# Adapters attach to the language model's own matrices; the pattern keeps clear of image towers,
+# some of which use the same names.
+LORA_TARGETS = r".*\blanguage_model\b.*\.(q|k|v|o|gate|up|down)_proj"
+
+OnTexts = Callable[[tuple[str, ...]], None]
+
+
+class Answerer:
+    """A loaded base model, its processor and the adapters that are ready to answer."""
+
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        processor: "ProcessorMixin",
+        *,
+        base: BaseModel,
+        picture_tokens: bool,
+    ) -> None:
+        self.base = base
+        self.processor = processor
+        self.picture_tokens = picture_tokens
+        self.layers: BaseLayers = base_layers(model)
+        self._model: PreTrainedModel | PeftModel = model.eval()
+        self._device = model.device
+        self._max_context = min(MAX_CONTEXT, _context_length(model))
+        self._ends, self._pad = _end_tokens(model, processor)
+        self._silenced = sorted(set(processor.tokenizer.all_special_ids) - set(self._ends))
+
+    @property
+    def adapters(self) -> frozenset[str]:
+        """The versions that are loaded."""
+        return frozenset(getattr(self._model, "peft_config", {}))
+
+    def load_adapter(self, adapter: CheckedAdapter) -> None:
+        """Make a checked version ready to answer; the others stay as they are."""
+        from peft import PeftModel, set_peft_model_state_dict
+
+        if adapter.version in self.adapters:
+            return
+        if not isinstance(self._model, PeftModel):
+            self._model = PeftModel(
+                self._model,
+                adapter.config,
+                adapter_name=adapter.version,
+                autocast_adapter_dtype=False,
+                low_cpu_mem_usage=True,
+            )
+        else:
+            self._model.add_adapter(
+                adapter.version,
+                adapter.config,
+                autocast_adapter_dtype=False,
+                low_cpu_mem_usage=True,
+            )
+        set_peft_model_state_dict(
+            self._model,
+            {name: tensor.to(self._model.dtype) for name, tensor in adapter.tensors.items()},
+            adapter_name=adapter.version,
+            low_cpu_mem_usage=True,
+        )
+        self._model.to(self._device)
+        self._model.eval().requires_grad_(False)
+
+    def drop_adapters(self, *, keep: Sequence[str]) -> None:
+        """Free the versions that are not in `keep`."""
+        for version in sorted(self.adapters - set(keep)):
+            self._model.delete_adapter(version)
+
+    def fit_prompt(
+        self,
+        question: str,
+        *,
+        evidence: Evidence,
+        history: Sequence[Turn],
+        picture: "Image.Image | None",
+        max_new_tokens: int,
+    ) -> tuple[Message, ...]:
+        """The prompt with as many earlier turns as there is room for; the oldest go first.
+
+        Raises:
+            UserError: even the bare question is too long for this model.
+        """
+        for first in range(len(history) + 1):
+            prompt = build_prompt(
+                question,
+                evidence=evidence,
+                history=history[first:],
+                has_picture=picture is not None,
+                picture_tokens=self.picture_tokens,
+            )
+            length = self._encode(prompt, picture, rows=1)["input_ids"].shape[1]
+            if length + max_new_tokens <= self._max_context:
+                return prompt
+        raise UserError(
+            f"Your question is {length} tokens long, and this model takes "
+            f"{max(self._max_context - max_new_tokens, 0)}. Shorten it and ask again."
+        )
+
+    def generate(
+        self,
+        prompt: Sequence[Message],
+        *,
+        picture: "Image.Image | None",
+        rows: Sequence[RowSpec],
+        sampling: Sampling,
+        cancel: threading.Event,
+        on_texts: OnTexts,
+    ) -> tuple[Candidate, ...]:
+        """One candidate per row, all rows in one batch; `on_texts` hears every step.
+
+        A row's tokens depend on its seed, its adapter and the prompt, not on the other rows.
+
+        Args:
+            prompt: from `fit_prompt`.
+            picture: what the prompt's picture tokens stand for; ignored where it has none.
+            rows: adapter (already loaded) and seed of each row.
+            sampling: how tokens are drawn.
+            cancel: when set, all rows end at the next token.
+            on_texts: called after every token with each row's text so far.
+        """
+        started = time.monotonic()
+        inputs = self._encode(prompt, picture, rows=len(rows)).to(self._device)
+        stream = RowStream(
+            self.processor.tokenizer, n_rows=len(rows), ends=self._ends, on_texts=on_texts
+        )
+        adapters = {}
+        if self.adapters:
+            adapters["adapter_names"] = [row.adapter or BASE_ROW for row in rows]
+        with torch.inference_mode():
+            generate: Any = self._model.generate
+            generate(
+                **inputs,
+                **adapters,
+                generation_config=GenerationConfig(
+                    do_sample=False,  # RowSampler draws; what it returns is taken as it is
+                    max_new_tokens=sampling.max_new_tokens,
+                    eos_token_id=self._ends,
+                    pad_token_id=self._pad,
+                    use_cache=True,
+                ),
+                logits_processor=LogitsProcessorList(
+                    [RowSampler(sampling, rows=rows, silenced=self._silenced)]
+                ),
+                stopping_criteria=StoppingCriteriaList([_WhenSet(cancel)]),
+                streamer=stream,
+            )
+        return tuple(
+            Candidate(
+                content=text,
+                model_id=self.base.id,
+                revision=self.base.revision,
+                adapter=row.adapter,
+                seed=row.seed,
+                parameters={
+                    "temperature": sampling.temperature,
+                    "top_p": sampling.top_p,
+                    "max_new_tokens": sampling.max_new_tokens,
+                },
+                finish_reason=reason or ("cancelled" if cancel.is_set() else "length"),
+                n_tokens=n_tokens,
+                latency_ms=round(1000 * (ended - started)),
+            )
+            for row, (text, n_tokens, ended, reason) in zip(rows, stream.outcomes(), strict=True)
+        )
+
+    def _encode(
+        self, prompt: Sequence[Message], picture: "Image.Image | None", *, rows: int
+    ) -> Any:
+        wanted = any(message.has_picture for message in prompt)
+        inputs = encode(prompt, self.processor, picture=picture if wanted else None, rows=rows)
+        for name, value in inputs.items():
+            if torch.is_tensor(value) and value.is_floating_point():
+                inputs[name] = value.to(self._model.dtype)
+        return inputs
+
+
+class RowSampler(LogitsProcessor):
+    """Draws each row's next token from that row's own generator.
+
+    Adding Gumbel noise to log-probabilities and taking the largest is an exact draw (Maddison et
+    al. 2014, arXiv:1411.0030); doing it per row keeps a row's words independent of its neighbours.
+    """
+
+    def __init__(
+        self, sampling: Sampling, *, rows: Sequence[RowSpec], silenced: Sequence[int]
+    ) -> None:
+        self._sampling = sampling
+        # On the CPU whatever the model runs on, so that a seed means the same draw everywhere.
+        self._generators = [torch.Generator().manual_seed(row.seed) for row in rows]
+        self._silenced = list(silenced)
+
+    def __call__(self, input_ids: "Tensor", scores: "Tensor") -> "Tensor":
+        """Scores whose largest entry is the drawn token. Shape (rows, vocabulary), float32."""
+        scores = scores.float()
+        scores[:, self._silenced] = -torch.inf
+        if self._sampling.temperature == 0:
+            return scores
+        scores = _keep_top_p(scores / self._sampling.temperature, self._sampling.top_p)
+        noise = torch.stack(
+            [
+                torch.empty(scores.shape[1]).exponential_(generator=generator).log().neg()
+                for generator in self._generators
+            ]
+        )
+        return scores + noise.to(scores.device)
+
+
+class RowStream(BaseStreamer):
+    """Turns the tokens of several rows into their texts, one step at a time.
+
+    A text never ends in half a character: bytes wait until the character is whole. A row that has
+    ended stays still.
+    """
+
+    def __init__(
+        self, tokenizer: Any, *, n_rows: int, ends: Sequence[int], on_texts: OnTexts
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._ends = frozenset(ends)
+        self._on_texts = on_texts
+        self._rows = [_RowText(tokenizer) for _ in range(n_rows)]
+        self._has_prompt = False
+
+    def put(self, value: "Tensor") -> None:
+        """First the prompts, shape (rows, length); then each row's next token, shape (rows,)."""
+        if not self._has_prompt:
+            self._has_prompt = True
+            return
+        for row, token in zip(self._rows, value.tolist(), strict=True):
+            if row.reason is None:
+                row.add(token, is_end=token in self._ends)
+        self._on_texts(tuple(row.text for row in self._rows))
+
+    def end(self) -> None:
+        """Nothing is held back that could still be shown."""
+
+    def outcomes(self) -> list[tuple[str, int, float, FinishReason | None]]:
+        """Per row: text, tokens, time of its last token (monotonic, s), "stop" if it ended."""
+        return [(row.text, row.n_tokens, row.ended_at, row.reason) for row in self._rows]
+
+
+class _RowText:
+    """One row's tokens and the text of those that make whole characters."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.text = ""
+        self.n_tokens = 0
+        self.ended_at = time.monotonic()
+        self.reason: FinishReason | None = None
+        self._tokenizer = tokenizer
+        self._tokens: list[int] = []
+        # Tokens up to _shown are in `text`. They are decoded again from _from on, because some
+        # tokenizers write a token differently at the very start of a text.
+        self._from = 0
+        self._shown = 0
+
+    def add(self, token: int, *, is_end: bool) -> None:
+        self.n_tokens += 1
+        self.ended_at = time.monotonic()
+        if is_end:
+            self.reason = "stop"
+            return
+        self._tokens.append(token)
+        before = self._decode(self._tokens[self._from : self._shown])
+        after = self._decode(self._tokens[self._from :])
+        if after.endswith("\ufffd"):  # bytes of a character that is not complete yet
+            return
+        self.text += after[len(before) :]
+        self._from, self._shown = self._shown, len(self._tokens)
+
+    def _decode(self, tokens: list[int]) -> str:
+        text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        return text
+
+
+class _WhenSet(StoppingCriteria):
+    """Ends every row once the event is set."""
+
+    def __init__(self, cancel: threading.Event) -> None:
+        self._cancel = cancel
+
+    def __call__(self, input_ids: "Tensor", scores: "Tensor", **kwargs: object) -> "Tensor":
+        return torch.full((input_ids.shape[0],), self._cancel.is_set(), device=input_ids.device)
+
+
+def load_answerer(preset: Preset, *, cache: Path, progress: Progress | None = None) -> Answerer:
+    """The preset's answerer, on its device and in its precision.
+
+    Raises:
+        WeightsError: the weights cannot be had.
+        UserError: the preset wants a device this machine has not.
+    """
+    _check_device(preset.device)
+    base = prepare_base(preset.answerer, cache=cache, progress=progress)
+    if progress is not None:
+        progress("loading the language model", 0.0)
+    model, processor = load_base(base, device=preset.device, dtype=preset.dtype)
+    return Answerer(model, processor, base=base, picture_tokens=preset.answerer.picture_tokens)
+
+
+def load_base(
+    base: BaseModel, *, device: str, dtype: str
+) -> "tuple[PreTrainedModel, ProcessorMixin]":
+    """The base model and its processor, as serving and training both start from them."""
+    transformers_logging.disable_progress_bar()
+    model: Any = AutoModelForImageTextToText.from_pretrained(
+        base.folder, dtype=getattr(torch, dtype), use_safetensors=True
+    )
+    processor = AutoProcessor.from_pretrained(base.folder)
+    return model.to(device).eval(), processor
+
+
+def _check_device(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "This preset runs on an NVIDIA GPU, and none is found here. "
+            "Start with --preset embedded, or on a machine with CUDA."
+        )
+
+
+def _keep_top_p(scores: "Tensor", top_p: float) -> "Tensor":
+    """Scores with -inf where the smallest set of tokens holding `top_p` of the mass ends."""
+    if top_p >= 1:
+        return scores
+    ordered, order = scores.softmax(-1).sort(-1, descending=True)
+    is_cut = ordered.cumsum(-1) - ordered >= top_p  # the mass before a token already suffices
+    return scores.masked_fill(is_cut.scatter(-1, order, is_cut), -torch.inf)
+
+
+def _context_length(model: "PreTrainedModel") -> int:
+    text_config = model.config.get_text_config()
+    return int(getattr(text_config, "max_position_embeddings", MAX_CONTEXT))
+
+
+def _end_tokens(model: "PreTrainedModel", processor: "ProcessorMixin") -> tuple[list[int], int]:
+    """The tokens that end an answer, and the one that fills ended rows."""
+    named = model.generation_config.eos_token_id
+    ends = named if isinstance(named, list) else [named]
+    found = sorted({e for e in (*ends, processor.tokenizer.eos_token_id) if e is not None})
+    pad = model.generation_config.pad_token_id
+    return found, pad if pad is not None else found[0]
