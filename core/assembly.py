@@ -10,7 +10,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from core.errors import WeightsError
 from core.settings import (
@@ -110,16 +110,15 @@ def join_towers(
     with torch.random.fork_rng():
         torch.manual_seed(PROJECTOR_SEED)
         language_model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    wrapper_config: Any = TimmWrapperConfig  # takes more than its signature says
     config = FastVlmConfig(
-        vision_config=TimmWrapperConfig.from_dict(
-            {
-                "architecture": tower.architecture,
-                "do_pooling": False,
-                "num_labels": 0,
-                "hidden_size": tower.width,
-                "num_features": tower.width,
-                "model_args": {},
-            }
+        vision_config=wrapper_config(
+            architecture=tower.architecture,
+            do_pooling=False,
+            num_labels=0,
+            hidden_size=tower.width,
+            num_features=tower.width,
+            model_args={},
         ).to_dict(),
         text_config=language_model.config.to_dict(),
         image_token_index=len(tokenizer) - 1,
