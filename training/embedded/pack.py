@@ -61,29 +61,29 @@ GROUPS = {
     "Smileys & Emotion": "faces and feelings",
     "Symbols": "symbols",
 }
-# A wider word for every picture of a subcategory, where Unicode's own keywords lack it.
+# A wider word for every picture of a subcategory, where Unicode's own keywords lack it ...
 WIDER = {
     "animal-mammal": "mammal",
     "animal-bird": "bird",
-    "animal-bug": "insect",
     "animal-marine": "sea animal",
     "animal-reptile": "reptile",
     "food-fruit": "fruit",
     "food-vegetable": "vegetable",
     "drink": "drink",
     "plant-flower": "flower",
-    "plant-other": "plant",
-    "clothing": "clothing",
-    "tool": "tool",
     "musical-instrument": "musical instrument",
     "place-building": "building",
     "transport-ground": "vehicle",
-    "transport-air": "aircraft",
     "transport-water": "boat",
     "sport": "sport",
     "person-sport": "sport",
-    "person-role": "job",
 }
+# ... except these: paw prints, feathers, dragons, brick, rock, wood, cranes, ball courts' nets,
+# bus stop, roads, rails, barrel, pump, wheel, lights, signs, anchor, ring buoy.
+NOT_WIDER = frozenset(
+    "1F43E 1FAB6 1FABD 1F432 1F409 1F9F1 1FAA8 1FAB5 1F3D7-FE0F 1F945 1F68F 1F6E3-FE0F "
+    "1F6E4-FE0F 1F6E2-FE0F 26FD 1F6DE 1F6A8 1F6A5 1F6A6 1F6D1 1F6A7 2693 1F6DF".split()
+)
 SYMBOLS = frozenset(
     # signs and warnings
     "2622 2623 26A0 26D4 1F6AB 1F6B8 1F6AD 267F 1F3E7 1F6B0 1F6BB 1F6C4 1F6C5 1F6C2 2139 1F198 "
@@ -103,9 +103,10 @@ CLOCK_FACES = range(0x1F550, 0x1F568)
 # Chat slang that CLDR lists as keywords and nobody looks for a picture by.
 SLANG = frozenset(
     "143 adorbs awk bae bff bro brb bs cya duh ew fml fomo fyi gg gn gtg g2g haha hahaha hehe hm "
-    "hmm homie idk idc ily jel jk lmao lol lolz luv meh muah nooo nvm omg omw outtie rofl shh smh sus "
-    "thx ttfn ttyl ugh whoa woah wtf xoxo xoxoxo yaas yay yolo yikes yo btw obvi totes feels legit "
-    "def rip bday sexy pissed triste emoji i’m ma’am OK you your me my not no yes".split()
+    "hmm homie idk idc ily jel jk lmao lol lolz luv meh muah nooo nvm omg omw outtie rofl shh smh "
+    "sus thx ttfn ttyl ugh whoa woah wtf xoxo xoxoxo yaas yay yolo yikes yo btw obvi totes feels "
+    "legit def rip bday sexy pissed triste emoji i’m ma’am OK you your me my not no yes at "
+    "turd doo dr bust tbt geez jeez".split()
 )
 
 
@@ -186,10 +187,8 @@ def is_wanted(record: Mapping[str, str], *, name: str) -> bool:
 
 def _make_pictogram(record: Mapping[str, str], file: Path, words: Mapping[str, dict]) -> Entry:
     name = clean_name(_name_of(record["unified"], words))
-    wider = WIDER.get(record["subcategory"])
-    candidates = [wider] if wider else []
-    candidates += words[_characters(record["unified"])]["default"]
-    candidates += [short.replace("_", " ").replace("-", " ") for short in record["short_names"]]
+    wider = WIDER.get(record["subcategory"], "") if record["unified"] not in NOT_WIDER else ""
+    candidates = [wider, *words[_characters(record["unified"])]["default"]]
     return Entry(
         id=f"pictogram-{slug(name)}",
         name=name,
@@ -211,8 +210,9 @@ def clean_name(name: str) -> str:
 
 
 def clean_keywords(candidates: Iterable[str], *, name: str) -> list[str]:
-    """The keywords that add a word to the name: no slang, no signs, none twice."""
-    known = {name.lower()}
+    """The keywords worth searching: no slang, no signs, of the name only its last word."""
+    *qualifiers, last = name.lower().split()
+    known = {name.lower(), *qualifiers} - ({last} if qualifiers else set())
     kept = []
     for word in candidates:
         folded = word.replace("’", "'").strip()
