@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -150,7 +150,7 @@ class ConseModel:
         cache: Path,
         progress: Progress | None = None,
     ) -> "ConseModel":
-        """Both towers from their folders; the class vectors from `cache`, or made and kept there."""
+        """Both towers from their folders; class vectors from `cache`, or made and kept there."""
         image_folder = local_folder(preset.image_tower, cache=cache, progress=progress)
         text_folder = local_folder(preset.text_tower, cache=cache, progress=progress)
         model = _empty_conse(text_folder)
@@ -340,8 +340,8 @@ def _fill_image_tower(model: CustomTextCLIP, folder: Path) -> None:
     wanted = [*trunk.state_dict().items(), *classifier.state_dict().items()]
     if [value.shape for value in found] != [value.shape for _, value in wanted]:
         raise WeightsError(
-            f"The image tower in {folder.name} is not an EfficientNet-Lite0 with its ImageNet head: "
-            f"{len(found)} tensors where {len(wanted)} of given shapes are expected. "
+            f"The image tower in {folder.name} is not an EfficientNet-Lite0 with its ImageNet "
+            f"head: its {len(found)} tensors have other shapes than the {len(wanted)} expected. "
             "Name the wheel that spaces.yaml came with."
         )
     filled = {name: value for (name, _), value in zip(wanted, found, strict=True)}
@@ -351,7 +351,7 @@ def _fill_image_tower(model: CustomTextCLIP, folder: Path) -> None:
 
 
 def _picture_batches(
-    pictures: Sequence[Image.Image], preprocess: "image_transform_v2"
+    pictures: Sequence[Image.Image], preprocess: Callable[[Image.Image], Tensor]
 ) -> Iterator[Tensor]:
     for start in range(0, len(pictures), IMAGE_BATCH):
         chosen = pictures[start : start + IMAGE_BATCH]
@@ -361,7 +361,7 @@ def _picture_batches(
 
 def _embed_texts(
     texts: Sequence[str],
-    tokenize: "PreTrainedTokenizerBase",
+    tokenize: Callable[[list[str]], Tensor],
     model: CustomTextCLIP,
     dimension: int,
     device: Device,
