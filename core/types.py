@@ -24,6 +24,7 @@ class Picture:
     path: Path  # the cleaned file, under the data directory
     width: int  # pixels, after turning upright and scaling down
     height: int
+    note: str = ""  # what to tell its owner, such as that only the first frame is used
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +210,9 @@ class PreferencePair:
     weight: float  # agreement / number of pairs of this prompt, > 0
     split: Literal["train", "held_out"]  # by hash of question and picture, never of the row
     vote_ids: tuple[str, ...]
+    # False where the answer was cut off at its length limit: it must not teach to end there.
+    chosen_ended: bool = True
+    rejected_ended: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -356,3 +360,37 @@ class AdapterCard:
     decision: str  # the gate's verdict in words
     metrics: Mapping[str, float] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)  # file name -> sha256, hex
+
+
+NightStage = Literal["collecting", "loading", "training", "testing", "publishing"]
+NightDecision = Literal["published", "refused", "skipped", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunProgress:
+    """How far a night is."""
+
+    run_id: str  # "20261121-030000-1f3a", also the folder's name under runs/
+    stage: NightStage
+    fraction: float  # of the stage, 0 to 1
+    message: str  # what is being done, in words: "step 12 of 80"
+    eta_s: float | None  # until the end of the stage; None while not known
+    updated_at: str  # ISO 8601, UTC
+    pid: int  # process that runs the night
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport:
+    """What came of a night."""
+
+    run_id: str
+    started_at: str  # ISO 8601, UTC
+    ended_at: str
+    decision: NightDecision
+    summary: str  # one line: "night skipped: 31 new pairs, 50 needed"
+    reasons: tuple[str, ...] = ()  # of the gate's decision, in plain words, one for each test
+    version: str | None = None  # the adapter it published
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    curve: tuple[Mapping[str, float], ...] = ()  # per training step: step, loss, margin, accuracy
+    samples: tuple[Mapping[str, str], ...] = ()  # question, before, after
+    manifest: Mapping[str, object] = field(default_factory=dict)  # what it was made of
