@@ -178,12 +178,14 @@ def _pair(
     votes: Sequence[Mapping[str, Any]], chosen: str, *, weight: float, held_out_share: float
 ) -> PreferencePair:
     first = votes[0]
-    contents = (first["left_content"], first["right_content"])
-    rejected, preferred = sorted(contents, key=lambda content: content.strip() == chosen)
+    is_left = first["left_content"].strip() == chosen
+    preferred, rejected = ("left", "right") if is_left else ("right", "left")
     return PreferencePair(
         prompt=messages_from(first["prompt"]),
-        chosen=preferred,
-        rejected=rejected,
+        chosen=first[f"{preferred}_content"],
+        rejected=first[f"{rejected}_content"],
+        chosen_ended=first[f"{preferred}_finish_reason"] == "stop",
+        rejected_ended=first[f"{rejected}_finish_reason"] == "stop",
         picture_id=first["picture_id"],
         weight=weight,
         split=split_of(first["question"], first["picture_id"], held_out_share=held_out_share),
