@@ -50,9 +50,9 @@ def wilson_interval(successes: float, trials: int) -> Interval:
     centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
     spread = math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
     half = Z_95 * spread / (1 + z2 / trials)
-    return Interval(
-        estimate=share, low=max(0.0, centre - half), high=min(1.0, centre + half), n=trials
-    )
+    # Rounding may push a bound past the share at 0 and 1.
+    low, high = min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half))
+    return Interval(estimate=share, low=low, high=high, n=trials)
 
 
 def win_rate(*, wins: int, losses: int, ties: int = 0) -> Interval:
@@ -169,7 +169,9 @@ def _slopes(
 def _uphill(
     values: np.ndarray, step: np.ndarray, design: np.ndarray, counts: np.ndarray
 ) -> np.ndarray:
+    # Near the top a good step changes the posterior by less than its rounding error.
     before = _log_posterior(values, design, counts)
+    before -= 1e-12 * abs(before)
     while np.abs(step).max() > 1e-12:
         if _log_posterior(values + step, design, counts) >= before:
             return values + step
