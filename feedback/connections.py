@@ -13,13 +13,13 @@ BUSY_TIMEOUT_S = 30  # how long to wait for another process's lock before giving
 
 _MEANINGS = {
     sqlite3.SQLITE_FULL: "the disk is full. Free some space",
-    sqlite3.SQLITE_READONLY: "it is read-only. Make it writable or choose another --data-dir",
-    sqlite3.SQLITE_PERM: "access was denied. Make it writable or choose another --data-dir",
-    sqlite3.SQLITE_CANTOPEN: "it cannot be opened. Check that the folder exists and is writable",
+    sqlite3.SQLITE_READONLY: "its folder is read-only. Make it writable",
+    sqlite3.SQLITE_PERM: "access was denied. Make the folder writable",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened. Check that its folder exists and is writable",
     sqlite3.SQLITE_IOERR: "the disk refused to read or write. Check its free space and its health",
-    sqlite3.SQLITE_BUSY: "another process holds it. Close the other one",
-    sqlite3.SQLITE_LOCKED: "another process holds it. Close the other one",
-    sqlite3.SQLITE_CORRUPT: "the file is damaged. Move it away and put a snapshot in its place",
+    sqlite3.SQLITE_BUSY: "another process holds the database. Close the other one",
+    sqlite3.SQLITE_LOCKED: "another process holds the database. Close the other one",
+    sqlite3.SQLITE_CORRUPT: "the database is damaged. Move it away and put a snapshot in its place",
     sqlite3.SQLITE_NOTADB: "the file is not a database. Move it away or choose another --data-dir",
 }
 
@@ -68,7 +68,16 @@ def open_for_reading(path: Path) -> Iterator[Database]:
 
 def problem_with(path: Path, error: sqlite3.Error) -> DataFolderError:
     """What went wrong and what to do about it; raises `error` itself when it is a bug of ours."""
+    return DataFolderError(f"{path} cannot be used: {_meaning(error)} and try again. ({error})")
+
+
+def not_saved(error: sqlite3.Error) -> DataFolderError:
+    """The same for a visitor, who must not learn where the file lies."""
+    return DataFolderError(f"This was not saved: {_meaning(error)} and try again.")
+
+
+def _meaning(error: sqlite3.Error) -> str:
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     if code not in _MEANINGS:
         raise error
-    return DataFolderError(f"{path} cannot be used: {_MEANINGS[code]} and try again. ({error})")
+    return _MEANINGS[code]

@@ -20,7 +20,7 @@ from sqlite_utils import Database
 
 from core.errors import Busy, DataFolderError, VoteError
 from core.types import Ballot, Battle, Candidate, Message, Outcome
-from feedback.connections import open_for_reading, open_for_writing, problem_with
+from feedback.connections import not_saved, open_for_reading, open_for_writing, problem_with
 from feedback.migrations import migrate
 
 logger = logging.getLogger(__name__)
@@ -339,10 +339,10 @@ class FeedbackStore:
         try:
             self._db.rollback()
             if isinstance(error, sqlite3.Error):
-                raise problem_with(self.path, error) from error
+                logger.error("%d writes to %s were not saved: %s", len(batch), self.path, error)
+                raise not_saved(error) from error
         except BaseException as problem:
             error = problem
-        logger.error("%d writes were not saved: %s", len(batch), error)
         for write in batch:
             write.done.set_exception(error)
 
@@ -354,8 +354,8 @@ class FeedbackStore:
             is_same = False
         if not is_same:
             raise DataFolderError(
-                f"{self.path} was removed or replaced while the app was running, so nothing "
-                "more was saved. Put it back and start the app again."
+                f"This was not saved: {self.path.name} was removed or replaced while the app was "
+                "running. Put it back and start the app again."
             )
 
     def _insert_vote(

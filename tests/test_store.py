@@ -219,7 +219,7 @@ for battle in battles[:10]:
         desk.vote(ballot(battle))
         saved += 1
     except DataFolderError as error:
-        refused += "cannot be used" in str(error)
+        refused += "not saved" in str(error) and sys.argv[1] not in str(error)
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
 for battle in battles[10:]:
     desk.vote(ballot(battle))
