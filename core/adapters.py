@@ -112,6 +112,10 @@ class AdapterShelf:
         line = self._pointer()
         return line[1] if len(line) > 1 else None
 
+    def history(self) -> list[str]:
+        """The live version, then the ones that were live before it, most recent first."""
+        return self._pointer()
+
     def new_folder(self) -> Path:
         """An empty folder for the next version; it counts once `finish` has written its card."""
         try:
@@ -371,10 +375,11 @@ def _check_shapes(
 
 
 def _check_values(folder: Path, tensors: "Mapping[str, Tensor]", *, scaling: float) -> None:
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise _refused(folder, f"{name} holds NaN or infinite numbers")
     changes = []
     for name, down in tensors.items():
-        if not bool(down.isfinite().all()):
-            raise _refused(folder, f"{name} holds NaN or infinite numbers")
         if name.endswith("lora_A.weight"):
             up = tensors[name.replace("lora_A", "lora_B")]
             change = scaling * _product_rms(up.double(), down.double())

@@ -68,11 +68,12 @@ class Answerer:
         self._max_context = min(MAX_CONTEXT, _context_length(model))
         self._ends, self._pad = _end_tokens(model, processor)
         self._silenced = sorted(set(processor.tokenizer.all_special_ids) - set(self._ends))
+        self._adapters: frozenset[str] = frozenset()
 
     @property
     def adapters(self) -> frozenset[str]:
-        """The versions that are loaded."""
-        return frozenset(getattr(self._model, "peft_config", {}))
+        """The versions that are loaded; may be read from any thread."""
+        return self._adapters
 
     def load_adapter(self, adapter: CheckedAdapter) -> None:
         """Make a checked version ready to answer; the others stay as they are."""
@@ -103,10 +104,12 @@ class Answerer:
         )
         self._model.to(self._device)
         self._model.eval().requires_grad_(False)
+        self._adapters |= {adapter.version}
 
     def drop_adapters(self, *, keep: Sequence[str]) -> None:
         """Free the versions that are not in `keep`."""
-        for version in sorted(self.adapters - set(keep)):
+        for version in sorted(self._adapters - set(keep)):
+            self._adapters -= {version}
             self._model.delete_adapter(version)
 
     def fit_prompt(

@@ -1,0 +1,490 @@
+"""The only door for pages and training: see, find, answer and draw."""
+
+import logging
+import queue
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.adapters import AdapterShelf
+from core.datafolder import DataFolder
+from core.errors import UserError
+from core.images import PictureFolder
+from core.indexing import BackgroundIndexing
+from core.live import LiveAdapter
+from core.loading import Models
+from core.settings import Settings
+from core.types import (
+    AdapterCard,
+    AnswerStep,
+    Candidate,
+    Evidence,
+    GalleryPicture,
+    IndexProgress,
+    IndexReport,
+    Message,
+    Picture,
+    Recognition,
+    RowSpec,
+    Sampling,
+    SearchHit,
+    TextHit,
+    Turn,
+)
+from core.worker import ModelWorker
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+    from core.gallery import Gallery
+
+log = logging.getLogger(__name__)
+
+SIGHTS_KEPT = 256  # pictures whose vector and labels are remembered, a few KB each
+CANCEL_POLL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class _Sight:
+    """One picture as the recogniser saw it with one list of words."""
+
+    recognition: Recognition
+    vector: "np.ndarray"  # (D,), unit length
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """The prompt is made; sent ahead of the first token."""
+
+    prompt: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    texts: tuple[str, ...]
+
+
+class Engine:
+    """Everything the app can do with pictures and words. Its methods may be called from any thread.
+
+    Nothing heavy is loaded until it is needed; then once, on the model worker.
+    """
+
+    def __init__(self, settings: Settings, *, data_dir: Path, cache: Path) -> None:
+        """Take the data folder and start the worker; returns at once.
+
+        Raises:
+            DataFolderError: the folder cannot be written or another process has it.
+        """
+        self._settings = settings
+        self._folder = DataFolder(data_dir)
+        self._worker = ModelWorker(max_waiting=settings.limits.max_waiting)
+        self._shelf = AdapterShelf(self._folder.adapters)
+        self._models = Models(settings, cache=cache)
+        self._pictures = PictureFolder(self._folder.pictures, limits=settings.limits)
+        self._gallery: Gallery | None = None
+        self._opening = threading.Lock()
+        self._sights: OrderedDict[tuple[str, tuple[str, ...] | None], _Sight] = OrderedDict()
+        self._indexing = BackgroundIndexing()
+        self._live = LiveAdapter(
+            self._shelf, self._worker, loaded_answerer=lambda: self._models.loaded_answerer
+        )
+
+    # Pictures
+
+    def add_picture(self, source: Path | bytes) -> Picture:
+        """A cleaned copy of a stranger's picture.
+
+        Raises:
+            PictureError: it cannot be opened safely.
+        """
+        return self._pictures.add(source)
+
+    def picture(self, picture_id: str) -> Picture:
+        """A picture that was added before.
+
+        Raises:
+            PictureError: it is not there.
+        """
+        return self._pictures.get(picture_id)
+
+    def picture_from_gallery(self, gallery_id: str) -> Picture:
+        """A gallery picture, ready to be asked about."""
+        return self.add_picture(self.gallery_picture(gallery_id).path)
+
+    def recognize(self, picture: Picture, *, words: Sequence[str] | None = None) -> Recognition:
+        """What the picture shows; `words` are the person's own labels in place of the tags."""
+        return self._see(picture, words).recognition
+
+    # The gallery
+
+    def search_text(
+        self, words: str, *, limit: int = 24, album: str | None = None
+    ) -> list[SearchHit]:
+        """Gallery pictures that fit the words, best first.
+
+        Raises:
+            UserError: there are no words, or too many.
+        """
+        words = self._checked(words, "search", "Type what you look for, or drop a picture.")
+        return self._open_gallery().nearest(self._embed_words(words), limit=limit, album=album)
+
+    def search_picture(self, picture: Picture, *, limit: int = 24) -> list[SearchHit]:
+        """Gallery pictures like this one, best first."""
+        return self._open_gallery().nearest(self._see(picture, None).vector, limit=limit)
+
+    def nearest_texts(self, picture: Picture, *, limit: int = 12) -> list[TextHit]:
+        """Captions and labels nearest to the picture, best first."""
+        return self._open_gallery().nearest_texts(self._see(picture, None).vector, limit=limit)
+
+    def gallery_picture(self, gallery_id: str) -> GalleryPicture:
+        """One picture of the gallery.
+
+        Raises:
+            UserError: there is none with this id.
+        """
+        return self._open_gallery().get(gallery_id)
+
+    def gallery_size(self) -> int:
+        """How many pictures can be found; 0 until the gallery has been opened."""
+        return len(self._gallery) if self._gallery is not None else 0
+
+    def index_state(self) -> IndexProgress | None:
+        """How far the background indexing is; None when none is running."""
+        return self._indexing.state
+
+    def start_indexing(self) -> None:
+        """Index the pictures that ship with the app, in the background, where they are missing."""
+
+        def index() -> None:
+            from core.gallery import index_pack
+
+            report = index_pack(
+                self._open_gallery(),
+                self._embed_for_index,
+                progress=self._indexing.note,
+                cancel=self._indexing.cancel,
+            )
+            log.info("default gallery: %d added, %d there", report.added, report.unchanged)
+
+        self._indexing.start(index)
+
+    def add_folder(
+        self,
+        folder: Path,
+        *,
+        progress: Callable[[IndexProgress], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> IndexReport:
+        """Index a person's own folder: what is new is added, what is gone is removed."""
+        from core.gallery import index_folder
+
+        return index_folder(
+            self._open_gallery(),
+            folder,
+            self._embed_for_index,
+            progress=progress or (lambda _: None),
+            cancel=cancel or threading.Event(),
+        )
+
+    # Answers
+
+    def answer(
+        self,
+        question: str,
+        *,
+        picture: Picture | None,
+        history: Sequence[Turn] = (),
+        rows: Sequence[RowSpec],
+        words: Sequence[str] | None = None,
+        cancel: threading.Event | None = None,
+        sampling: Sampling | None = None,
+    ) -> Iterator[AnswerStep]:
+        """The answer as it grows, one text per row; two rows are a pair and run as one batch.
+
+        Args:
+            question: what the person asked.
+            picture: what it is about; None for a question without a picture.
+            history: earlier turns about the same picture, oldest first.
+            rows: adapter and seed of each row.
+            words: the person's own labels in place of the recogniser's tags.
+            cancel: when set, the answer ends at the next token.
+            sampling: how tokens are drawn; the settings' choice when left out.
+
+        Raises:
+            UserError: the question is empty or too long.
+            Busy: too much is waiting.
+        """
+        question = self._checked(question, "question", "Write what you want to know.")
+        if not rows:
+            raise ValueError("An answer needs at least one row")
+        return self._steps(
+            question,
+            picture=picture,
+            history=tuple(history),
+            rows=tuple(rows),
+            words=words,
+            cancel=cancel or threading.Event(),
+            sampling=sampling or self.default_sampling(),
+        )
+
+    def default_sampling(self) -> Sampling:
+        """How tokens are drawn unless a caller says otherwise."""
+        chosen = self._settings.answering
+        return Sampling(
+            temperature=chosen.temperature,
+            top_p=chosen.top_p,
+            max_new_tokens=chosen.max_new_tokens,
+        )
+
+    @property
+    def sees_picture(self) -> bool:
+        """Whether answers rest on the picture itself, or only on what was recognised in it."""
+        return self._settings.active.answerer.picture_tokens
+
+    def loading_message(self) -> str | None:
+        """What is being loaded right now, in words for the page; None when nothing is."""
+        return self._models.message
+
+    def warm_up(self) -> None:
+        """Load the models in the background, so that the first question need not wait."""
+        self._worker.submit(self._models.embedder, is_request=False)
+        self._worker.submit(self._models.answerer, is_request=False)
+
+    # Adapters
+
+    def live_adapter(self) -> str | None:
+        """The version that answers now; None for the base model."""
+        return self._live.version
+
+    def previous_adapter(self) -> str | None:
+        """The version that answered before it; None for the base model."""
+        history = self._shelf.history()
+        if self._live.version in history:
+            history = history[history.index(self._live.version) + 1 :]
+        return history[0] if history else None
+
+    def adapters(self) -> list[AdapterCard]:
+        """Every version's card, oldest first."""
+        return self._shelf.cards()
+
+    def adapter_problems(self) -> dict[str, str]:
+        """Why versions were refused since the start, by version."""
+        return self._live.problems()
+
+    def roll_back(self) -> str | None:
+        """Answer with the version before the live one again; None means the base model.
+
+        Raises:
+            UserError: the base model is live already.
+        """
+        version = self._shelf.roll_back()
+        self._live.follow()
+        return version
+
+    def close(self) -> None:
+        """Stop every thread and let another process have the data folder."""
+        self._indexing.stop()
+        self._live.close()
+        self._worker.close()
+        if self._gallery is not None:
+            self._gallery.close()
+        self._folder.close()
+
+    # Answering, step by step
+
+    def _steps(
+        self,
+        question: str,
+        *,
+        picture: Picture | None,
+        history: tuple[Turn, ...],
+        rows: tuple[RowSpec, ...],
+        words: Sequence[str] | None,
+        cancel: threading.Event,
+        sampling: Sampling,
+    ) -> Iterator[AnswerStep]:
+        evidence = self._evidence(picture, words) if picture is not None else Evidence()
+        image = self._image_of(picture) if picture is not None else None
+        heard: queue.SimpleQueue[_Begun | _Said | None] = queue.SimpleQueue()
+        is_over = threading.Event()  # not `cancel`, which is the caller's to set
+
+        def speak() -> tuple[Candidate, ...]:
+            answerer = self._models.answerer()
+            prompt = answerer.fit_prompt(
+                question,
+                evidence=evidence,
+                history=history,
+                picture=image,
+                max_new_tokens=sampling.max_new_tokens,
+            )
+            ready = [
+                RowSpec(adapter=self._live.make_ready(answerer, row.adapter), seed=row.seed)
+                for row in rows
+            ]
+            heard.put(_Begun(prompt))
+
+            def on_texts(texts: tuple[str, ...]) -> None:
+                heard.put(_Said(texts))
+                if cancel.is_set():
+                    is_over.set()
+                self._worker.run_quick()
+
+            return answerer.generate(
+                prompt,
+                picture=image,
+                rows=ready,
+                sampling=sampling,
+                cancel=is_over,
+                on_texts=on_texts,
+            )
+
+        future = self._worker.submit(speak)
+        future.add_done_callback(lambda _: heard.put(None))
+        prompt: tuple[Message, ...] = ()
+        texts = ("",) * len(rows)
+        try:
+            for step in _until_done(heard, future, cancel):
+                if isinstance(step, _Begun):
+                    prompt = step.prompt
+                else:
+                    texts = step.texts
+                yield AnswerStep(texts=texts, prompt=prompt, evidence=evidence)
+        finally:  # reached early when nobody listens any more
+            is_over.set()
+            future.cancel()
+        candidates = (
+            tuple(_unspoken(row) for row in rows) if future.cancelled() else future.result()
+        )
+        yield AnswerStep(
+            texts=tuple(candidate.content for candidate in candidates),
+            prompt=prompt,
+            evidence=evidence,
+            candidates=candidates,
+        )
+
+    def _evidence(self, picture: Picture, words: Sequence[str] | None) -> Evidence:
+        sight = self._see(picture, words)
+        limit = self._settings.answering.neighbours
+        neighbours = self._open_gallery().nearest(sight.vector, limit=limit) if limit else []
+        seen = sight.recognition
+        return Evidence(
+            labels=(*seen.objects, *seen.scenes, *seen.tags), neighbours=tuple(neighbours)
+        )
+
+    def _see(self, picture: Picture, words: Sequence[str] | None) -> _Sight:
+        """Vector and labels of a picture, remembered for follow-up questions."""
+        chosen = tuple(words) if words is not None else None
+        key = (picture.id, chosen)
+        if key in self._sights:
+            return self._sights[key]
+        image = self._image_of(picture)
+        sight = self._worker.submit_batched(
+            ("see", chosen),
+            (picture.id, image),
+            lambda batch: self._look(batch, chosen),
+            is_quick=True,
+        ).result()
+        self._sights[key] = sight
+        while len(self._sights) > SIGHTS_KEPT:
+            self._sights.popitem(last=False)
+        return sight
+
+    def _look(
+        self, batch: "list[tuple[str, Image.Image]]", words: tuple[str, ...] | None
+    ) -> list[_Sight]:
+        seen = self._models.embedder().look([image for _, image in batch])
+        names = [name for name, _ in batch]
+        found = self._models.recognizer().describe(seen, names, words=words)
+        return [
+            _Sight(recognition, vector)
+            for recognition, vector in zip(found, seen.vectors, strict=True)
+        ]
+
+    def _embed_words(self, words: str) -> "np.ndarray":
+        return self._worker.submit_batched(
+            "embed words",
+            words,
+            lambda batch: list(self._models.embedder().embed_texts(batch)),
+            is_quick=True,
+        ).result()
+
+    def _embed_for_index(
+        self, images: "list[Image.Image]", texts: list[str]
+    ) -> "tuple[np.ndarray, np.ndarray]":
+        def embed() -> "tuple[np.ndarray, np.ndarray]":
+            embedder = self._models.embedder()
+            return embedder.embed_images(images), embedder.embed_texts(texts)
+
+        return self._worker.submit(embed, is_request=False).result()
+
+    def _checked(self, text: str, what: str, advice: str) -> str:
+        """The text without surrounding blanks.
+
+        Raises:
+            UserError: nothing is left of it, or it is too long.
+        """
+        limit = self._settings.limits.max_question_chars
+        text = text.strip()
+        if not text:
+            raise UserError(f"The {what} is empty. {advice}")
+        if len(text) > limit:
+            raise UserError(
+                f"The {what} is {len(text):,} characters long and the limit is {limit:,}. "
+                "Shorten it and try again."
+            )
+        return text
+
+    def _open_gallery(self) -> "Gallery":
+        with self._opening:
+            if self._gallery is None:
+                from core.gallery import Gallery
+
+                # The vectors are the embedder's own, so the gallery must know which one made them.
+                embedder = self._worker.submit(
+                    self._models.embedder, is_quick=True, is_request=False
+                ).result()
+                self._gallery = Gallery(
+                    self._folder.gallery,
+                    model_id=embedder.model_id,
+                    dimension=embedder.dimension,
+                )
+            return self._gallery
+
+    def _image_of(self, picture: Picture) -> "Image.Image":
+        return self._pictures.open(picture)
+
+
+def _until_done(
+    heard: "queue.SimpleQueue[_Begun | _Said | None]",
+    future: "Future[tuple[Candidate, ...]]",
+    cancel: threading.Event,
+) -> Iterator[_Begun | _Said]:
+    """What the worker says, until it is done or the request is taken back before its turn."""
+    while True:
+        try:
+            step = heard.get(timeout=CANCEL_POLL_S)
+        except queue.Empty:
+            if cancel.is_set():
+                future.cancel()  # only works while it waits; a running answer ends by itself
+            continue
+        if step is None:
+            return
+        yield step
+
+
+def _unspoken(row: RowSpec) -> Candidate:
+    """What a row leaves behind whose request was taken back before its turn."""
+    return Candidate(
+        content="",
+        model_id="",
+        revision="",
+        adapter=row.adapter,
+        seed=row.seed,
+        finish_reason="cancelled",
+    )
