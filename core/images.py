@@ -21,16 +21,17 @@ from core.types import Picture
 Format = Literal["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"]
 READABLE = "PNG, JPEG, WebP, GIF, BMP or TIFF"
 
-# What one decoded frame may take. JPEG is decoded at a fraction of its size and needs less; the
-# WebP decoder holds the frame four times.
-MAX_FRAME_BYTES = 80 * 1024**2
+# What one frame may take while it is decoded, so that a picture never costs more than 100 MB.
+# JPEG is decoded at a fraction of its size and needs less; the WebP decoder holds copies.
+MAX_FRAME_BYTES = 64 * 1024**2
 BYTES_PER_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "LA": 4}
-WEBP_COPIES = 4
+WEBP_COPIES = 3
 MAX_ASPECT_RATIO = 64
 MAX_JPEG_SCANS = 64  # progressive files have about ten; each one is a pass over the picture
+MAX_COEFFICIENT_BYTES = 80 * 1024**2  # a progressive photograph of 24 megapixels
 MAX_EXIF_BYTES = 64 * 1024
 KEPT_PNG_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"})
-STRIP_ROWS = 256  # rows turned to RGB at a time
+STRIP_PIXELS = 1_000_000  # turned to RGB at a time
 LOSSLESS_PIXELS = 256 * 256  # small drawings keep every pixel
 WEBP_QUALITY = 92
 DECODERS_AT_ONCE = 2
@@ -90,11 +91,8 @@ def open_with_note(source: Path | bytes, *, limits: Limits) -> OpenedPicture:
         _check_size(*_png_size(content), limits=limits)
         note = "Only the first frame of the animation is used." if b"acTL" in content else ""
         content = _plain_png(content)
-    if kind == "JPEG" and content.count(b"\xff\xda") > MAX_JPEG_SCANS:
-        raise PictureError(
-            f"This JPEG is stored in more than {MAX_JPEG_SCANS} passes and would take minutes to "
-            "open. Save it as an ordinary JPEG and try again."
-        )
+    if kind == "JPEG":
+        _check_jpeg(content)
     try:
         with Image.open(io.BytesIO(content), formats=[kind]) as frame:
             _check_frame(frame, kind, limits=limits)
@@ -160,9 +158,11 @@ class PictureFolder:
         """
         try:
             with Image.open(self._path(picture.id), formats=["WEBP"]) as image:
-                return image.convert("RGB")
+                pixels = image.convert("RGB")
         except OSError as error:
             raise _unknown_picture(picture.id) from error
+        pixels.info = {}  # the WebP reader notes a frame's duration and background
+        return pixels
 
     def _path(self, picture_id: str) -> Path:
         # An id comes from outside: anything but a hash could name a file elsewhere.
@@ -268,6 +268,36 @@ def _plain_png(content: bytes) -> bytes:
     return b"".join(parts)
 
 
+def _check_jpeg(content: bytes) -> None:
+    is_endless = content.count(b"\xff\xda") > MAX_JPEG_SCANS
+    if is_endless or _coefficient_bytes(content) > MAX_COEFFICIENT_BYTES:
+        raise PictureError(
+            "This JPEG is progressive, stored in several passes, and too large to be opened that "
+            "way. Save it as an ordinary (baseline) JPEG and try again."
+        )
+
+
+def _coefficient_bytes(content: bytes) -> int:
+    """What a decoder keeps of a JPEG whose first scan is not all of it: two bytes a sample.
+
+    An ordinary JPEG is decoded line by line and gives 0. ITU T.81, B.2.2 and B.2.3.
+    """
+    at, samples, components, is_progressive = 2, 0, 0, False
+    while at + 4 <= len(content) and content[at] == 0xFF:
+        marker, length = content[at + 1], int.from_bytes(content[at + 2 : at + 4])
+        body = content[at + 4 : at + 2 + length]
+        if marker in (0xC0, 0xC1, 0xC2) and len(body) > 5 and len(body) >= 6 + 3 * body[5]:
+            components, is_progressive = body[5], marker == 0xC2
+            sampling = [(body[7 + 3 * i] >> 4) * (body[7 + 3 * i] & 15) for i in range(components)]
+            pixels = int.from_bytes(body[1:3]) * int.from_bytes(body[3:5])
+            samples = pixels * sum(sampling) // max([1, *sampling])
+        if marker == 0xDA:
+            is_split = bool(body) and body[0] < components
+            return 2 * samples if is_progressive or is_split else 0
+        at += 2 + length
+    return 0
+
+
 def _check_frame(frame: Image.Image, kind: Format, *, limits: Limits) -> None:
     width, height = frame.size
     _check_size(width, height, limits=limits)
@@ -309,15 +339,15 @@ def _note(frame: Image.Image, kind: Format) -> str:
 
 
 def _decode(frame: Image.Image, kind: Format, max_side_px: int) -> Image.Image:
-    orientation = _orientation(frame)
     if kind == "JPEG":
         # Decodes at 1/2, 1/4 or 1/8, whatever still covers the size that is kept.
         shorter = max(1, max_side_px * min(frame.size) // max(frame.size))
         wide = frame.width >= frame.height
         frame.draft(None, (max_side_px, shorter) if wide else (shorter, max_side_px))
-    frame.seek(0)
     frame.load()
+    orientation = _orientation(frame)  # only now: Pillow turns a TIFF while loading it
     picture = _on_white(frame, max_side_px)
+    frame.close()  # its pixels are no longer needed, and scaling down takes memory again
     picture.thumbnail((max_side_px, max_side_px), Image.Resampling.LANCZOS)
     for step in UPRIGHT.get(orientation, ()):
         picture = picture.transpose(step)
@@ -340,7 +370,7 @@ def _on_white(frame: Image.Image, max_side_px: int) -> Image.Image:
     width, height = (-(-side // factor) for side in frame.size)
     picture = Image.new("RGB", (width, height), "white")
     low, high = _value_range(frame)
-    rows = STRIP_ROWS * factor
+    rows = max(1, STRIP_PIXELS // (frame.width * factor)) * factor
     for top in range(0, frame.height, rows):
         strip = frame.crop((0, top, frame.width, min(frame.height, top + rows)))
         strip = _strip_on_white(strip, frame, low=low, high=high)
