@@ -85,9 +85,23 @@ def make_tiny_fastvlm(folder: Path) -> Path:
         model, processor = join_towers(
             language_model, tokenizer, tower=TINY_TOWER, tower_weights=None
         )
+        _make_pictures_heard(model)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+def _make_pictures_heard(model) -> None:
+    """Scale the projector so that picture tokens vary as much as word tokens do.
+
+    timm's random tower gives features near zero, and every picture would look the same.
+    """
+    with torch.inference_mode():
+        features = model.get_image_features(torch.rand(8, 3, 64, 64)).pooler_output
+        spread = (features - features.mean((0, 1))).std()
+        projector = model.model.multi_modal_projector
+        projector.linear_2.weight.mul_(0.1 / spread)  # 0.1: the embeddings' initializer_range
+        projector.linear_2.bias.zero_()
 
 
 QWEN_MARKS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
