@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-CAPTION_CHARS = 64
+CAPTION_CHARS = 68
 Kind = Literal["paragraph", "entry", "heading"]
 
 _ABBREVIATIONS = frozenset(
@@ -47,6 +47,8 @@ _LEADING = re.compile(
     r"|it (?:is|'s) (?:very )?(?:important|worth|useful|interesting|helpful|good) to "
     r"(?:note|know|remember|understand|mention|see|realize|realise)(?: that)?"
     r"|it (?:is|'s) worth noting(?: that)?|it should be noted(?: that)?"
+    r"|(?:the|this) (?:picture|image|photo|photograph) (?:shows|depicts|is of|contains)"
+    r"|(?:in (?:the|this) (?:picture|image|photo|photograph),? )?there (?:is|are)"
     r"|i (?:think|believe|guess)(?: that)?|in my opinion|as (?:we|you) (?:know|can see)"
     r")\b\s*[,:;–—-]?\s+(?=\S)",
     re.IGNORECASE,
@@ -82,8 +84,11 @@ _RELATIONS: tuple[tuple[str, str], ...] = (
     ),
     ("but", r"however|but|nevertheless|yet"),
     ("meanwhile", r"meanwhile|at the same time"),
-    ("at last", r"finally|lastly|in the end|eventually|at last"),
-    ("then", r"then|next|after (?:that|this)|afterwards?|later|second(?:ly)?,|third(?:ly)?,"),
+    ("at last", r"finally|lastly|in the end|at last"),
+    (
+        "then",
+        r"then|next|eventually|after (?:that|this)|afterwards?|later|second(?:ly)?,|third(?:ly)?,",
+    ),
 )
 _FUNCTION_WORDS = frozenset(
     "a an the this that these those its their his her our your my and or but nor so yet as of in on "
@@ -123,11 +128,22 @@ _EDITS: tuple[tuple[float, re.Pattern[str]], ...] = (
     (3.4, re.compile(r"\s+(?:during|throughout|within|across|over|under|inside|through|towards?|around|between|among|by|near|against|upon|behind|beneath|above|below)\s+[^,;]+$")),
     (3.6, re.compile(r"\s+(?:in|on|at|from|with|for|into|onto)\s+[^,;]+$")),
     (3.8, re.compile(r"\s+to\s+(?:[a-z]+)\s+[^,;]+$")),
-    (3.8, re.compile(r"\s+(?:than|in|on|at|from|with|for|by|under|near|through|over|across|around|between|during|about)\s+[^,;]+(?=,)")),
+    (3.8, re.compile(r"\s+(?:than|in|on|at|from|with|for|by|under|near|through|over|across|around|between|during|about)\s+(?!which|whom)[^,;]+(?=,)")),
     (4.6, re.compile(r"\s+(?:to|of)\s+[^,;]+$")),
     (4.2, re.compile(r"\s+(?:that|which|who)\s+[^,;]+$")),
-    (4.4, re.compile(r"\s+and\s+[^,;]+$")),
+    (6.0, re.compile(r"\s+and\s+[^,;]+$")),
+    (3.6, re.compile(r"\s(?:from|of|in|on|with|for)\s+(?:the |a |an |this |its )?\w+(?=\s(?:is|are|was|were|can|has|have|will)\b)")),
 )  # fmt: skip
+# Verbs that say nothing without the words after them.
+_NEEDS_MORE = re.compile(
+    r"\b(?:tak(?:e|es|ing)|giv(?:e|es|ing)|turn(?:s|ed|ing)?|bring(?:s|ing)?|consists?|depend(?:s|ing)?"
+    r"|made|based|divided|looks?|leads?|belongs?|relies|rely|carr(?:y|ies)|puts?|breaks?|used|able"
+    r"|known|called|goes|go|comes?|gets?|results?|ends?|sits?|lies?|lives?|stands?|converted|changed"
+    r"|needs?|helps?|allows?|causes?|makes?|lets?|is|are|was|were|has|have|and|or|than|as|more|less"
+    r"|the|a|an)$",
+    re.IGNORECASE,
+)
+_DETERMINERS = frozenset(("the", "a", "an", "its", "their", "his", "her", "this", "these"))
 _CHARS_PER_COST = 25  # a cut of 25 characters weighs as much as the step from a gloss to a reason
 _OPENS_WITH_ADVERBIAL = re.compile(
     rf"^(?:over|in|during|for|at|on|within|inside|near|deep|with|without|by|from|{_SUBORDINATORS}|if)\b",
@@ -308,6 +324,10 @@ def _edited(text: str) -> Iterator[tuple[float, str]]:
 
 def _leaves_a_fragment(text: str, match: re.Match[str]) -> bool:
     before, is_trailing = text[: match.start()], match.end() == len(text)
+    if _NEEDS_MORE.search(before):
+        return True  # "Plants take (in water)"
+    if re.match(r",\s+(?:and|or)\s", match.group()) and re.search(r",(?:\s[\w-]+){1,3}$", before):
+        return True  # the end of a list
     relative_is_open = re.search(r",\s(?:which|who|whose|where)\s[^,]*$", before)
     if is_trailing and relative_is_open:
         return True  # "The moon, which circles": the main verb would go
@@ -322,7 +342,13 @@ def _clause_before(text: str, position: int) -> str:
 
 def _stands_alone(text: str) -> bool:
     words = text.lower().split()
-    return len(words) >= 3 and words[-1].strip(",;:") not in _FUNCTION_WORDS and "," not in text[-1]
+    tail = re.split(rf"\b(?:{_SUBORDINATORS}|that|which|who|if)\s+", text.lower())[-1].split()
+    return (
+        len(words) >= 3
+        and words[-1].strip(",;:") not in _FUNCTION_WORDS
+        and (len(tail) >= 3 or len(tail) == len(words))
+        and not (len(tail) < len(words) and tail[0] in _DETERMINERS and len(tail) == 2)
+    )
 
 
 def _cut_at_word(text: str, limit: int) -> str:
