@@ -32,6 +32,8 @@ from core.types import (
     RowSpec,
     Sampling,
     SearchHit,
+    Storyboard,
+    StoryboardPlan,
     TextHit,
     Turn,
 )
@@ -41,7 +43,9 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+    from core.embedder import Embedder
     from core.gallery import Gallery
+    from core.pictograms import PictogramFinder
 
 log = logging.getLogger(__name__)
 
@@ -82,12 +86,14 @@ class Engine:
             DataFolderError: the folder cannot be written or another process has it.
         """
         self._settings = settings
+        self._cache = cache
         self._folder = DataFolder(data_dir)
         self._worker = ModelWorker(max_waiting=settings.limits.max_waiting)
         self._shelf = AdapterShelf(self._folder.adapters)
         self._models = Models(settings, cache=cache)
         self._pictures = PictureFolder(self._folder.pictures, limits=settings.limits)
         self._gallery: Gallery | None = None
+        self._pictograms: PictogramFinder | None = None
         self._opening = threading.Lock()
         self._sights: OrderedDict[tuple[str, tuple[str, ...] | None], _Sight] = OrderedDict()
         self._indexing = BackgroundIndexing()
@@ -131,12 +137,14 @@ class Engine:
         Raises:
             UserError: there are no words, or too many.
         """
-        words = self._checked(words, "search", "Type what you look for, or drop a picture.")
+        limit_chars = self._settings.limits.max_question_chars
+        words = _checked(words, limit_chars, "search", "Type what you look for, or drop a picture.")
         return self._open_gallery().nearest(self._embed_words(words), limit=limit, album=album)
 
     def search_picture(self, picture: Picture, *, limit: int = 24) -> list[SearchHit]:
         """Gallery pictures like this one, best first."""
-        return self._open_gallery().nearest(self._see(picture, None).vector, limit=limit)
+        vector = self._see(picture, None).vector
+        return self._open_gallery().nearest(vector, limit=limit, query="picture")
 
     def nearest_texts(self, picture: Picture, *, limit: int = 12) -> list[TextHit]:
         """Captions and labels nearest to the picture, best first."""
@@ -162,13 +170,13 @@ class Engine:
         """Index the pictures that ship with the app, in the background, where they are missing."""
 
         def index() -> None:
-            from core.gallery import index_pack
+            from core.filling import index_pack
 
             report = index_pack(
                 self._open_gallery(),
                 self._embed_for_index,
-                progress=self._indexing.note,
-                cancel=self._indexing.cancel,
+                self._indexing.note,
+                self._indexing.cancel,
             )
             log.info("default gallery: %d added, %d there", report.added, report.unchanged)
 
@@ -182,14 +190,15 @@ class Engine:
         cancel: threading.Event | None = None,
     ) -> IndexReport:
         """Index a person's own folder: what is new is added, what is gone is removed."""
-        from core.gallery import index_folder
+        from core.filling import index_folder
 
         return index_folder(
             self._open_gallery(),
             folder,
             self._embed_for_index,
-            progress=progress or (lambda _: None),
-            cancel=cancel or threading.Event(),
+            progress or (lambda _: None),
+            cancel,
+            limits=self._settings.limits,
         )
 
     # Answers
@@ -220,7 +229,8 @@ class Engine:
             UserError: the question is empty or too long.
             Busy: too much is waiting.
         """
-        question = self._checked(question, "question", "Write what you want to know.")
+        limit = self._settings.limits.max_question_chars
+        question = _checked(question, limit, "question", "Write what you want to know.")
         if not rows:
             raise ValueError("An answer needs at least one row")
         return self._steps(
@@ -256,6 +266,35 @@ class Engine:
         self._worker.submit(self._models.embedder, is_request=False)
         self._worker.submit(self._models.answerer, is_request=False)
 
+    # Drawings
+
+    def plan_storyboard(self, text: str, *, request: str = "") -> StoryboardPlan:
+        """Three to seven steps that the text names itself, each with a pictogram.
+
+        Args:
+            text: an answer, an explanation or a description.
+            request: the question the text answers, where there was one.
+
+        Raises:
+            UserError: there is too little to draw, or too much text.
+        """
+        from core.storyboard import plan_storyboard
+
+        limit = self._settings.limits.max_text_chars
+        text = _checked(text, limit, "text", "Write or paste a few sentences.")
+        return plan_storyboard(text, pictograms=self._pictogram_finder(), request=request)
+
+    def draw_storyboard(self, plan: StoryboardPlan) -> Storyboard:
+        """The plan as SVG, PNG and words."""
+        from core.diagram import draw_storyboard
+
+        return draw_storyboard(plan)
+
+    @property
+    def can_draw_pictures(self) -> bool:
+        """Whether the active preset names a pipeline that draws pictures."""
+        return self._settings.active.illustrator is not None
+
     # Adapters
 
     def live_adapter(self) -> str | None:
@@ -286,6 +325,10 @@ class Engine:
         version = self._shelf.roll_back()
         self._live.follow()
         return version
+
+    def follow_shelf(self) -> None:
+        """Serve what the shelf points to now, without waiting for the next look at it."""
+        self._live.follow()
 
     def close(self) -> None:
         """Stop every thread and let another process have the data folder."""
@@ -371,7 +414,11 @@ class Engine:
     def _evidence(self, picture: Picture, words: Sequence[str] | None) -> Evidence:
         sight = self._see(picture, words)
         limit = self._settings.answering.neighbours
-        neighbours = self._open_gallery().nearest(sight.vector, limit=limit) if limit else []
+        neighbours = (
+            self._open_gallery().nearest(sight.vector, limit=limit, query="picture")
+            if limit
+            else []
+        )
         seen = sight.recognition
         return Evidence(
             labels=(*seen.objects, *seen.scenes, *seen.tags), neighbours=tuple(neighbours)
@@ -423,32 +470,38 @@ class Engine:
 
         return self._worker.submit(embed, is_request=False).result()
 
-    def _checked(self, text: str, what: str, advice: str) -> str:
-        """The text without surrounding blanks.
+    def _embed_texts(self, texts: Sequence[str]) -> "np.ndarray":
+        return self._worker.submit(
+            lambda: self._models.embedder().embed_texts(texts), is_quick=True
+        ).result()
 
-        Raises:
-            UserError: nothing is left of it, or it is too long.
-        """
-        limit = self._settings.limits.max_question_chars
-        text = text.strip()
-        if not text:
-            raise UserError(f"The {what} is empty. {advice}")
-        if len(text) > limit:
-            raise UserError(
-                f"The {what} is {len(text):,} characters long and the limit is {limit:,}. "
-                "Shorten it and try again."
-            )
-        return text
+    def _pictogram_finder(self) -> "PictogramFinder":
+        model_id = self._loaded_embedder().model_id
+        with self._opening:
+            if self._pictograms is None:
+                from core.pack import pictograms
+                from core.pictograms import PictogramFinder
+
+                self._pictograms = PictogramFinder(
+                    pictograms(),
+                    embed_texts=self._embed_texts,
+                    model_id=model_id,
+                    cache=self._cache,
+                )
+            return self._pictograms
+
+    def _loaded_embedder(self) -> "Embedder":
+        return self._worker.submit(self._models.embedder, is_quick=True, is_request=False).result()
 
     def _open_gallery(self) -> "Gallery":
+        if self._gallery is not None:
+            return self._gallery
+        # The vectors are the embedder's own, so the gallery must know which one made them.
+        embedder = self._loaded_embedder()
         with self._opening:
             if self._gallery is None:
                 from core.gallery import Gallery
 
-                # The vectors are the embedder's own, so the gallery must know which one made them.
-                embedder = self._worker.submit(
-                    self._models.embedder, is_quick=True, is_request=False
-                ).result()
                 self._gallery = Gallery(
                     self._folder.gallery,
                     model_id=embedder.model_id,
@@ -458,6 +511,23 @@ class Engine:
 
     def _image_of(self, picture: Picture) -> "Image.Image":
         return self._pictures.open(picture)
+
+
+def _checked(text: str, limit: int, what: str, advice: str) -> str:
+    """The text without surrounding blanks.
+
+    Raises:
+        UserError: nothing is left of it, or it is longer than `limit` characters.
+    """
+    text = text.strip()
+    if not text:
+        raise UserError(f"The {what} is empty. {advice}")
+    if len(text) > limit:
+        raise UserError(
+            f"The {what} is {len(text):,} characters long and the limit is {limit:,}. "
+            "Shorten it and try again."
+        )
+    return text
 
 
 def _until_done(
