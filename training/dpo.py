@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from datasets import Dataset
 from peft import LoraConfig
 from transformers import (
     PreTrainedModel,
+    PrinterCallback,
     ProcessorMixin,
     TrainerCallback,
     TrainerControl,
@@ -97,16 +99,19 @@ def train_adapter(
     if not pairs:
         raise ValueError("There are no pairs to train on")
     rows = draw_rows(pairs, epochs=preset.epochs, batch_size=preset.batch_size, seed=preset.seed)
+    collator = PairCollator(processor, open_picture=open_picture, dtype=model.dtype)
     clock = _Clock(max_seconds=max_seconds, on_step=on_step)
     trainer = DPOTrainer(
         model=model,
         args=_arguments(preset, work=work, model=model),
-        train_dataset=[{"pair": pair, "images": []} for pair in rows],
+        # The column "images" makes TRL leave the rendering to the collator.
+        train_dataset=Dataset.from_dict({"row": range(len(rows)), "images": [[]] * len(rows)}),
         processing_class=processor,
-        data_collator=PairCollator(processor, open_picture=open_picture, dtype=model.dtype),
+        data_collator=lambda batch: collator.batch([rows[entry["row"]] for entry in batch]),
         peft_config=lora_config(preset.lora_rank),
         callbacks=[clock],
     )
+    trainer.remove_callback(PrinterCallback)  # the clock reports, nothing goes to stdout
     started = time.monotonic()
     with _head_on_answers_only():
         trainer.train(resume_from_checkpoint=_checkpoint(work))
@@ -169,10 +174,6 @@ class PairCollator:
         self._open_picture = open_picture
         self._dtype = dtype
         self._pad = processor.tokenizer.pad_token_id or processor.tokenizer.eos_token_id
-
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> "dict[str, Tensor]":
-        """Trainer's entry: rows with a "pair" each."""
-        return self.batch([row["pair"] for row in rows])
 
     def batch(self, pairs: Sequence[PreferencePair]) -> "dict[str, Tensor]":
         """Model inputs for 2 B rows, padded on the right, and which tokens are the answers'.
