@@ -46,6 +46,7 @@ WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".pth")
 KEPT_SUFFIXES = (*WEIGHT_SUFFIXES, ".json", ".txt", ".md", ".model", ".jinja")
 MAX_UNPACKED_BYTES = 4 * 1024**3
 LOCK_TIMEOUT_S = 1800.0
+HUB_TIMEOUT_S = 20.0
 RAW_PROGRESS_PIP = (24, 1)  # first pip with --progress-bar raw
 
 
@@ -388,20 +389,24 @@ def _marked_folder(marker: Path) -> Path | None:
 
 def _hub_download(ref: HubRef) -> Path:
     """Snapshot of a repository: safetensors, configuration and vocabulary, never a pickle."""
-    from httpx import HTTPError
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        HTTPError,
+        LocalEntryNotFoundError,
+    )
 
     try:
-        names = HfApi().list_repo_files(ref.repo, revision=ref.revision)
-        wanted = _wanted_from_hub(names)
-        return Path(snapshot_download(ref.repo, revision=ref.revision, allow_patterns=wanted))
+        about = HfApi().model_info(ref.repo, revision=ref.revision, timeout=HUB_TIMEOUT_S)
+        wanted = _wanted_from_hub([file.rfilename for file in about.siblings or []])
+        return Path(snapshot_download(ref.repo, revision=about.sha, allow_patterns=wanted))
     except (HfHubHTTPError, HFValidationError) as error:
         raise WeightsError(
             f"The model hub does not give {title(ref)} ({str(error).splitlines()[0]}). "
             "Correct repo and revision in spaces.yaml; a gated model needs `hf auth login` first."
         ) from error
-    except (HTTPError, ConnectionError) as error:
+    except (HTTPError, ConnectionError, LocalEntryNotFoundError) as error:
         raise WeightsError(
             f"{title(ref)} cannot be fetched: the model hub does not answer. Check the network and "
             "start again, or start with --preset embedded, which needs no hub."
