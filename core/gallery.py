@@ -123,14 +123,14 @@ class Gallery:
         """How many pictures each album has."""
         return dict(Counter(entry.album for entry in self._entries(None)))
 
-    def vector(self, picture_id: str) -> np.ndarray:
-        """(D,): the picture's own vector, for finding others like it without the model.
+    def vectors(self, picture_id: str) -> np.ndarray:
+        """(2, D): the picture's own vector and its caption's.
 
         Raises:
             KeyError: there is none with this id.
         """
         with self._lock:
-            return self._catalogue.vectors_of([picture_id])[0, 0]
+            return self._catalogue.vectors_of([picture_id])[0]
 
     def nearest(
         self,
