@@ -52,8 +52,8 @@ def vote_on(data_dir: Path, n_questions: int, *, share_flipped: float = 0.0) -> 
     with FeedbackStore(data_dir / "feedback.db") as store:
         desk = make_desk(store)
         for n in range(n_questions):
-            more = " and round" * (n % 6)  # 1 to 13 words, as the tiny model babbles
-            answers = [f"It is red{more}.", f"Blue{more}?"]
+            more = " and round" * (n % 6)  # 1 to 11 words, as the tiny model babbles
+            answers = [f"Red{more}.", f"Blue{more}?"]
             sure = n % 2
             battle = open_battle(
                 desk,
