@@ -20,6 +20,7 @@ from core.types import Picture
 
 Format = Literal["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"]
 READABLE = "PNG, JPEG, WebP, GIF, BMP or TIFF"
+FIRST_FRAME = "Only the first frame of the animation is used."
 
 # What one frame may take while it is decoded, so that a picture never costs more than 100 MB.
 # JPEG is decoded at a fraction of its size and needs less; the WebP decoder holds copies.
@@ -89,8 +90,8 @@ def open_with_note(source: Path | bytes, *, limits: Limits) -> OpenedPicture:
     note = ""
     if kind == "PNG":
         _check_size(*_png_size(content), limits=limits)
-        note = "Only the first frame of the animation is used." if b"acTL" in content else ""
-        content = _plain_png(content)
+        content, is_animation = _plain_png(content)
+        note = FIRST_FRAME if is_animation else ""
     if kind == "JPEG":
         _check_jpeg(content)
     try:
@@ -246,15 +247,15 @@ def _png_size(content: bytes) -> tuple[int, int]:
     return width, height
 
 
-def _plain_png(content: bytes) -> bytes:
-    """The PNG without the chunks that are not pixels.
+def _plain_png(content: bytes) -> tuple[bytes, bool]:
+    """The PNG without the chunks that are not pixels, and whether it is an animation.
 
     Pillow unpacks text and colour profiles when it opens a file: a few kilobytes become hundreds
     of megabytes. They would be thrown away afterwards in any case.
     """
     view = memoryview(content)
     parts: list[bytes | memoryview] = [view[:8]]
-    at = 8
+    at, is_animation = 8, False
     while at + 12 <= len(content):
         (length,) = struct.unpack_from(">I", content, at)
         name = content[at + 4 : at + 8]
@@ -262,10 +263,11 @@ def _plain_png(content: bytes) -> bytes:
         is_small = name != b"eXIf" or length <= MAX_EXIF_BYTES
         if name in KEPT_PNG_CHUNKS and is_small:
             parts.append(view[at:end])
+        is_animation = is_animation or name == b"acTL"
         if name == b"IEND":
             break
         at = end
-    return b"".join(parts)
+    return b"".join(parts), is_animation
 
 
 def _check_jpeg(content: bytes) -> None:
@@ -335,7 +337,7 @@ def _note(frame: Image.Image, kind: Format) -> str:
         has_more = bool(getattr(frame, "tag_v2", None) and frame.tag_v2.next)  # type: ignore[attr-defined]
         return "Only the first page of the file is used." if has_more else ""
     is_animation = kind in ("GIF", "WEBP") and getattr(frame, "is_animated", False)
-    return "Only the first frame of the animation is used." if is_animation else ""
+    return FIRST_FRAME if is_animation else ""
 
 
 def _decode(frame: Image.Image, kind: Format, max_side_px: int) -> Image.Image:
