@@ -71,6 +71,11 @@ class Answerer:
         self._adapters: frozenset[str] = frozenset()
 
     @property
+    def model(self) -> "PreTrainedModel | PeftModel":
+        """The model with its loaded adapters, for the nightly gate, which owns its process."""
+        return self._model
+
+    @property
     def adapters(self) -> frozenset[str]:
         """The versions that are loaded; may be read from any thread."""
         return self._adapters
@@ -107,10 +112,16 @@ class Answerer:
         self._adapters |= {adapter.version}
 
     def drop_adapters(self, *, keep: Sequence[str]) -> None:
-        """Free the versions that are not in `keep`."""
-        for version in sorted(self._adapters - set(keep)):
+        """Free the versions that are not in `keep`; the last one stays, since peft needs one."""
+        gone = sorted(self._adapters - set(keep))[: len(self._adapters) - 1]
+        if not gone:
+            return
+        # Rows name their adapters, so which one is active only matters to peft's bookkeeping.
+        model: Any = self._model
+        model.set_adapter(min(self._adapters - set(gone)), inference_mode=True)
+        for version in gone:
             self._adapters -= {version}
-            self._model.delete_adapter(version)
+            model.delete_adapter(version)
 
     def fit_prompt(
         self,

@@ -322,9 +322,11 @@ class Engine:
         Raises:
             UserError: the base model is live already.
         """
-        version = self._shelf.roll_back()
+        while self._shelf.current() in self._live.problems():
+            self._shelf.roll_back()  # it never answered, so leaving it changes nothing
+        self._shelf.roll_back()
         self._live.follow()
-        return version
+        return self._live.version
 
     def follow_shelf(self) -> None:
         """Serve what the shelf points to now, without waiting for the next look at it."""

@@ -3,6 +3,8 @@
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from core.adapters import AdapterShelf, CheckedAdapter, verify
@@ -73,34 +75,26 @@ class LiveAdapter:
             except AdapterRefused:
                 if version != self._version:
                     raise
-                version = self._version = self._before(version)
+                version = self._version = self._first_sound()
         return version
 
     def follow(self) -> None:
         """Bring the live version to where the shelf points, now; returns when it answers.
 
-        A bad version is refused and logged, and the one that was live goes on.
+        A bad version is refused and logged, and what was live before it goes on.
         """
         with self._changing:
-            wanted, answerer = self._shelf.current(), self._loaded_answerer()
-            if wanted == self._version or wanted in self._refused:
-                return
-            if answerer is None or wanted is None or wanted in answerer.adapters:
-                self._set(wanted)
-                return
-            try:
-                adapter = self._check(answerer, wanted)
-            except AdapterRefused:
-                return
-            ready = answerer
-
-            def swap() -> None:
-                ready.load_adapter(adapter)
-                self._set(wanted)
-                keep = (wanted, self._shelf.previous())
-                ready.drop_adapters(keep=[version for version in keep if version])
-
-            self._worker.submit(swap, is_request=False).result(SWAP_TIMEOUT_S)
+            while (wanted := self._first_sound()) != self._version:
+                answerer = self._loaded_answerer()
+                if answerer is None:
+                    self._set(wanted)
+                elif wanted is None or wanted in answerer.adapters:
+                    # Nothing to load: a roll-back need not wait for the answer being given.
+                    self._set(wanted)
+                    self._worker.submit(partial(self._free, answerer), is_request=False)
+                else:
+                    with suppress(AdapterRefused):
+                        self._swap(answerer, self._check(answerer, wanted))
 
     def close(self) -> None:
         """Stop watching."""
@@ -119,11 +113,25 @@ class LiveAdapter:
             log.warning("%s", error)
             raise
 
-    def _before(self, version: str) -> str | None:
-        """What was live before a version that turned out bad; None for the base model."""
-        earlier = self._shelf.history()
-        after = earlier[earlier.index(version) + 1 :] if version in earlier else []
-        return next((name for name in after if name not in self._refused), None)
+    def _swap(self, answerer: "Answerer", adapter: CheckedAdapter) -> None:
+        """Load a version and free those that are neither live nor previous, between batches."""
+
+        def swap() -> None:
+            answerer.load_adapter(adapter)
+            self._set(adapter.version)
+            self._free(answerer)
+
+        self._worker.submit(swap, is_request=False).result(SWAP_TIMEOUT_S)
+
+    def _free(self, answerer: "Answerer") -> None:
+        answerer.drop_adapters(keep=self._sound()[:2])  # live and previous
+
+    def _first_sound(self) -> str | None:
+        return next(iter(self._sound()), None)
+
+    def _sound(self) -> list[str]:
+        """The shelf's versions, live one first, without those that were refused."""
+        return [version for version in self._shelf.history() if version not in self._refused]
 
     def _watch(self) -> None:
         while not self._stopped.wait(self._poll_s):
