@@ -263,6 +263,8 @@ def _client(app: "subprocess.Popen[bytes]") -> Client:
                 break
         except OSError:
             time.sleep(0.2)
+    if app.poll() is not None:
+        raise SystemExit("The app stopped by itself; see app.log in the state folder.")
     client = Client(address, verbose=False)
     while time.monotonic() < deadline:
         status = client.predict(api_name="/gallery_status")
