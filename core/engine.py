@@ -61,6 +61,19 @@ class _Sight:
     vector: "np.ndarray"  # (D,), unit length
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """A question with everything that belongs to it."""
+
+    question: str
+    picture: Picture | None
+    history: tuple[Turn, ...]
+    rows: tuple[RowSpec, ...]
+    words: Sequence[str] | None
+    cancel: threading.Event
+    sampling: Sampling
+
+
 @dataclass(frozen=True, slots=True)
 class _Begun:
     """The prompt is made; sent ahead of the first token."""
@@ -233,14 +246,16 @@ class Engine:
         question = _checked(question, limit, "question", "Write what you want to know.")
         if not rows:
             raise ValueError("An answer needs at least one row")
-        return self._steps(
-            question,
-            picture=picture,
-            history=tuple(history),
-            rows=tuple(rows),
-            words=words,
-            cancel=cancel or threading.Event(),
-            sampling=sampling or self.default_sampling(),
+        return self._answer(
+            _Request(
+                question=question,
+                picture=picture,
+                history=tuple(history),
+                rows=tuple(rows),
+                words=words,
+                cancel=cancel or threading.Event(),
+                sampling=sampling or self.default_sampling(),
+            )
         )
 
     def default_sampling(self) -> Sampling:
@@ -343,58 +358,27 @@ class Engine:
 
     # Answering, step by step
 
-    def _steps(
-        self,
-        question: str,
-        *,
-        picture: Picture | None,
-        history: tuple[Turn, ...],
-        rows: tuple[RowSpec, ...],
-        words: Sequence[str] | None,
-        cancel: threading.Event,
-        sampling: Sampling,
+    def _answer(self, request: _Request) -> Iterator[AnswerStep]:
+        with self._live.pinned(row.adapter for row in request.rows):
+            evidence, image = Evidence(), None
+            if request.picture is not None:
+                evidence = self._evidence(request.picture, request.words)
+                image = self._pictures.open(request.picture)
+            yield from self._stream(request, evidence, image)
+
+    def _stream(
+        self, request: _Request, evidence: Evidence, image: "Image.Image | None"
     ) -> Iterator[AnswerStep]:
-        evidence = self._evidence(picture, words) if picture is not None else Evidence()
-        image = self._image_of(picture) if picture is not None else None
         heard: queue.SimpleQueue[_Begun | _Said | None] = queue.SimpleQueue()
-        is_over = threading.Event()  # not `cancel`, which is the caller's to set
-
-        def speak() -> tuple[Candidate, ...]:
-            answerer = self._models.answerer()
-            prompt = answerer.fit_prompt(
-                question,
-                evidence=evidence,
-                history=history,
-                picture=image,
-                max_new_tokens=sampling.max_new_tokens,
-            )
-            ready = [
-                RowSpec(adapter=self._live.make_ready(answerer, row.adapter), seed=row.seed)
-                for row in rows
-            ]
-            heard.put(_Begun(prompt))
-
-            def on_texts(texts: tuple[str, ...]) -> None:
-                heard.put(_Said(texts))
-                if cancel.is_set():
-                    is_over.set()
-                self._worker.run_quick()
-
-            return answerer.generate(
-                prompt,
-                picture=image,
-                rows=ready,
-                sampling=sampling,
-                cancel=is_over,
-                on_texts=on_texts,
-            )
-
-        future = self._worker.submit(speak)
+        is_over = threading.Event()  # not `request.cancel`, which is the caller's to set
+        future = self._worker.submit(
+            lambda: self._speak(request, evidence, image, tell=heard.put, is_over=is_over)
+        )
         future.add_done_callback(lambda _: heard.put(None))
         prompt: tuple[Message, ...] = ()
-        texts = ("",) * len(rows)
+        texts = ("",) * len(request.rows)
         try:
-            for step in _until_done(heard, future, cancel):
+            for step in _until_done(heard, future, request.cancel):
                 if isinstance(step, _Begun):
                     prompt = step.prompt
                 else:
@@ -403,14 +387,54 @@ class Engine:
         finally:  # reached early when nobody listens any more
             is_over.set()
             future.cancel()
-        candidates = (
-            tuple(_unspoken(row) for row in rows) if future.cancelled() else future.result()
-        )
+        if future.cancelled():
+            candidates = tuple(_unspoken(row) for row in request.rows)
+        else:
+            candidates = future.result()
         yield AnswerStep(
             texts=tuple(candidate.content for candidate in candidates),
             prompt=prompt,
             evidence=evidence,
             candidates=candidates,
+        )
+
+    def _speak(
+        self,
+        request: _Request,
+        evidence: Evidence,
+        image: "Image.Image | None",
+        *,
+        tell: Callable[[_Begun | _Said], None],
+        is_over: threading.Event,
+    ) -> tuple[Candidate, ...]:
+        """Give the answer, on the worker's thread; `tell` hears the prompt and every step."""
+        answerer = self._models.answerer()
+        prompt = answerer.fit_prompt(
+            request.question,
+            evidence=evidence,
+            history=request.history,
+            picture=image,
+            max_new_tokens=request.sampling.max_new_tokens,
+        )
+        rows = [
+            RowSpec(adapter=self._live.make_ready(answerer, row.adapter), seed=row.seed)
+            for row in request.rows
+        ]
+        tell(_Begun(prompt))
+
+        def on_texts(texts: tuple[str, ...]) -> None:
+            tell(_Said(texts))
+            if request.cancel.is_set():
+                is_over.set()
+            self._worker.run_quick()
+
+        return answerer.generate(
+            prompt,
+            picture=image,
+            rows=rows,
+            sampling=request.sampling,
+            cancel=is_over,
+            on_texts=on_texts,
         )
 
     def _evidence(self, picture: Picture, words: Sequence[str] | None) -> Evidence:
@@ -432,7 +456,7 @@ class Engine:
         key = (picture.id, chosen)
         if key in self._sights:
             return self._sights[key]
-        image = self._image_of(picture)
+        image = self._pictures.open(picture)
         sight = self._worker.submit_batched(
             ("see", chosen),
             (picture.id, image),
@@ -510,9 +534,6 @@ class Engine:
                     dimension=embedder.dimension,
                 )
             return self._gallery
-
-    def _image_of(self, picture: Picture) -> "Image.Image":
-        return self._pictures.open(picture)
 
 
 def _checked(text: str, limit: int, what: str, advice: str) -> str:

@@ -2,8 +2,9 @@
 
 import logging
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,8 @@ class LiveAdapter:
         self._poll_s = poll_s
         self._changing = threading.Lock()
         self._refused: dict[str, str] = {}
+        self._pinning = threading.Lock()
+        self._pins: Counter[str] = Counter()
         # Unchecked until the answerer is there to check it against; `make_ready` sees to it.
         self._version = shelf.current()
         self._stopped = threading.Event()
@@ -59,6 +62,18 @@ class LiveAdapter:
     def problems(self) -> dict[str, str]:
         """Why versions were refused since the start, by version."""
         return dict(self._refused)
+
+    @contextmanager
+    def pinned(self, versions: Iterable[str | None]) -> Iterator[None]:
+        """Keep versions loaded through swaps while a request that asked for them is answered."""
+        asked = Counter(version for version in versions if version is not None)
+        with self._pinning:
+            self._pins += asked
+        try:
+            yield
+        finally:
+            with self._pinning:
+                self._pins -= asked
 
     def make_ready(self, answerer: "Answerer", version: str | None) -> str | None:
         """The version to answer with, loaded: the one asked for, as long as it is sound.
@@ -124,7 +139,9 @@ class LiveAdapter:
         self._worker.submit(swap, is_request=False).result(SWAP_TIMEOUT_S)
 
     def _free(self, answerer: "Answerer") -> None:
-        answerer.drop_adapters(keep=self._sound()[:2])  # live and previous
+        with self._pinning:
+            pinned = list(self._pins)
+        answerer.drop_adapters(keep=[*self._sound()[:2], *pinned])  # live, previous, asked for
 
     def _first_sound(self) -> str | None:
         return next(iter(self._sound()), None)

@@ -200,7 +200,7 @@ def test_a_bad_adapter_is_refused_and_the_old_one_goes_on(engine, shelf, base):
     shelf.publish(bad)
     wait_for(lambda: bad in engine.adapter_problems())
     assert "checksum" in engine.adapter_problems()[bad]
-    assert engine.live_adapter() == good
+    wait_for(lambda: engine.live_adapter() == good)
     assert words(ask(engine, (row,))) == before
     with pytest.raises(AdapterRefused):
         ask(engine, (RowSpec(adapter=bad, seed=1),))
