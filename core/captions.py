@@ -91,11 +91,14 @@ _RELATIONS: tuple[tuple[str, str], ...] = (
     ),
 )
 _FUNCTION_WORDS = frozenset(
-    "a an the this that these those its their his her our your my and or but nor so yet as of in on "
+    "how what why a an the this that these those its their his her our your my and or"
+    " but nor so yet as of in on "
     "at by to for from with into onto over under than then is are was were be been being has have "
-    "had do does did can could will would may might must shall should not very more most each every "
+    "had do does did can could will would may might must shall should not very more"
+    " most each every "
     "some any no which who whose where when while because if although until after before between "
-    "through during about around across near out up down off like such very it they he she we you".split()
+    "through during about around across near out up down off like such very it they he"
+    " she we you".split()
 )
 _NEGATION = re.compile(
     r"\b(?:not|never|no|none|nothing|only|hardly|without|cannot|neither|nor|unless|too"
@@ -110,30 +113,78 @@ _SUBORDINATORS = (
 )
 _EDITS: tuple[tuple[float, re.Pattern[str]], ...] = (
     (0.5, re.compile(r"\s*[\(\[][^)\]]*[\)\]]")),
-    (1.0, re.compile(r",\s+(?:such as|including|especially|for example|like|e\.g\.|i\.e\.)\s+[^;.]+?(?=,\s(?!and|or)|$)")),
+    (
+        1.0,
+        re.compile(
+            r",\s+(?:such as|including|especially|for example|like|e\.g\."
+            r"|i\.e\.)\s+[^;.]+?(?=,\s(?!and|or)|$)"
+        ),
+    ),
     (1.2, re.compile(r"\s+(?:such as|including)\s+[^;.]+$")),
     (1.2, re.compile(r",\s+(?:which|who|whose|where)\s+[^,;]+(?:,\s*|$)")),
     (1.6, re.compile(r",\s+(?:which|who|whose|where)\s+.+$")),
     (1.6, re.compile(r",\s+(?:a|an|the|called|known as|made of)\s+[^,;]{3,60},\s*(?!and |or )")),
     (1.8, re.compile(r",?\s+(?:called|known as)\s+(?:a |an |the )?[\w' -]{3,40}(?=,|$)")),
-    (2.0, re.compile(r"^(?:over|in|during|for|at|on|within|throughout|inside|near|deep)\s[^,]{3,45},\s+(?=[\w'])", re.I)),
+    (
+        2.0,
+        re.compile(
+            r"^(?:over|in|during|for|at|on|within|throughout|inside|near"
+            r"|deep)\s[^,]{3,45},\s+(?=[\w'])",
+            re.I,
+        ),
+    ),
     (2.4, re.compile(r",\s+(?!and\b)(?:\w+ly\s+)?[a-z]{3,}ing\s+.+$")),
     (2.4, re.compile(r"\s*[;:–—]\s+.+$")),
     (2.6, re.compile(rf",?\s+(?:{_SUBORDINATORS})\s+(?!well\b|a result\b|much\b|many\b).+$")),
-    (3.0, re.compile(r"^(?:when|after|once|while|as|because|since|although|though|even though|before|until|if)\s[^,]{3,90},\s+(?=\S)", re.I)),
+    (
+        3.0,
+        re.compile(
+            r"^(?:when|after|once|while|as|because|since|although|though|even though|before"
+            r"|until|if)\s[^,]{3,90},\s+(?=\S)",
+            re.I,
+        ),
+    ),
     (3.0, re.compile(r",\s+(?:and|but|so|or)\s+(?:then\s+)?.+$")),
-    (3.2, re.compile(r"\s+(?:and|but)\s+(?:then|so|it|they|this|these|the|a|an|can|is|are|has)\s+.+$")),
+    (
+        3.2,
+        re.compile(
+            r"\s+(?:and|but)\s+(?:then|so|it|they|this|these|the|a|an|can|is|are|has)\s+.+$"
+        ),
+    ),
     (3.2, re.compile(r",\s+[a-z][^,]{2,60}$")),
-    (3.4, re.compile(r"\s+(?:so|such|enough)?\s*that\s+(?:it|they|the|a|this|even|can|not|nothing)\b.+$")),
-    (3.4, re.compile(r"\s+(?:during|throughout|within|across|over|under|inside|through|towards?|around|between|among|by|near|against|upon|behind|beneath|above|below)\s+[^,;]+$")),
+    (
+        3.4,
+        re.compile(
+            r"\s+(?:so|such|enough)?\s*that\s+(?:it|they|the|a|this|even|can|not|nothing)\b.+$"
+        ),
+    ),
+    (
+        3.4,
+        re.compile(
+            r"\s+(?:during|throughout|within|across|over|under|inside|through|towards?|around"
+            r"|between|among|by|near|against|upon|behind|beneath|above|below)\s+[^,;]+$"
+        ),
+    ),
     (3.6, re.compile(r"\s+(?:in|on|at|from|with|for|into|onto)\s+[^,;]+$")),
     (3.8, re.compile(r"\s+to\s+(?:[a-z]+)\s+[^,;]+$")),
-    (3.8, re.compile(r"\s+(?:than|in|on|at|from|with|for|by|under|near|through|over|across|around|between|during|about)\s+(?!which|whom)[^,;]+(?=,)")),
+    (
+        3.8,
+        re.compile(
+            r"\s+(?:than|in|on|at|from|with|for|by|under|near|through|over|across|around"
+            r"|between|during|about)\s+(?!which|whom)[^,;]+(?=,)"
+        ),
+    ),
     (4.6, re.compile(r"\s+(?:to|of)\s+[^,;]+$")),
     (4.2, re.compile(r"\s+(?:that|which|who)\s+[^,;]+$")),
     (6.0, re.compile(r"\s+and\s+[^,;]+$")),
-    (3.6, re.compile(r"\s(?:from|of|in|on|with|for)\s+(?:the |a |an |this |its )?\w+(?=\s(?:is|are|was|were|can|has|have|will)\b)")),
-)  # fmt: skip
+    (
+        3.6,
+        re.compile(
+            r"\s(?:from|of|in|on|with|for)\s+(?:the |a |an |this |its )?\w+(?=\s(?:is|are|was"
+            r"|were|can|has|have|will)\b)"
+        ),
+    ),
+)
 # Verbs that say nothing without the words after them.
 _NEEDS_MORE = re.compile(
     r"\b(?:tak(?:e|es|ing)|giv(?:e|es|ing)|turn(?:s|ed|ing)?|bring(?:s|ing)?|consists?|depend(?:s|ing)?"
@@ -143,6 +194,11 @@ _NEEDS_MORE = re.compile(
     r"|the|a|an)$",
     re.IGNORECASE,
 )
+_IRREGULAR = {
+    "bacteria": "bacterium", "mice": "mouse", "men": "man", "women": "woman", "children": "child",
+    "people": "person", "feet": "foot", "teeth": "tooth", "geese": "goose", "fungi": "fungus",
+    "nuclei": "nucleus", "cacti": "cactus", "data": "datum", "media": "medium",
+}  # fmt: skip
 _DETERMINERS = frozenset(("the", "a", "an", "its", "their", "his", "her", "this", "these"))
 _CHARS_PER_COST = 25  # a cut of 25 characters weighs as much as the step from a gloss to a reason
 _OPENS_WITH_ADVERBIAL = re.compile(
@@ -231,6 +287,28 @@ def content_words(text: str) -> list[str]:
         for word in re.findall(r"[^\W\d_][\w'’-]*", text.lower())
         if word not in _FUNCTION_WORDS and len(word) > 2
     ]
+
+
+def stem(word: str) -> str:
+    """The word in lower case without its plural ending: enough to compare two mentions."""
+    word = word.lower()
+    if word in _IRREGULAR:
+        return _IRREGULAR[word]
+    if word.endswith(("us", "is", "ss")):
+        return word
+    for ending, instead in (
+        ("ies", "y"),
+        ("ves", "f"),
+        ("sses", "ss"),
+        ("uses", "us"),
+        ("xes", "x"),
+        ("ches", "ch"),
+        ("shes", "sh"),
+        ("s", ""),
+    ):
+        if word.endswith(ending) and len(word) > len(ending) + 2:
+            return word[: -len(ending)] + instead
+    return word
 
 
 def _plain(line: str) -> str:

@@ -13,6 +13,7 @@ import resvg_py
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from core.drawings import storyboard_picture
 from core.layout import (
     FONT_FILES,
     FONT_FOLDER,
@@ -25,7 +26,7 @@ from core.layout import (
     Weight,
     lay_out,
 )
-from core.pack import pictogram, pictograms
+from core.pack import PackPicture
 from core.types import DiagramTheme, Storyboard, StoryboardPlan, StoryboardStep
 
 PNG_WIDTH = 1600
@@ -97,10 +98,19 @@ def describe(plan: StoryboardPlan) -> str:
 
 
 def _credit(plan: StoryboardPlan) -> str:
-    used = {step.pictogram_id for step in plan.steps}
-    credits = sorted({picture.credit for picture in pictograms() if picture.id in used})
-    pictures = f"Pictograms: {'; '.join(credits)}" if credits else ""
-    return " · ".join(part for part in (plan.credit, pictures) if part)
+    pictures = [_picture(step) for step in plan.steps]
+    credits = sorted({picture.credit for picture in pictures if picture})
+    named = f"Pictograms: {'; '.join(credits)}" if credits else ""
+    return " · ".join(part for part in (plan.credit, named) if part)
+
+
+def _picture(step: StoryboardStep) -> PackPicture | None:
+    if step.pictogram_id is None:
+        return None
+    try:
+        return storyboard_picture(step.pictogram_id)
+    except KeyError:
+        return None  # an edited plan may name one that is gone
 
 
 def _svg(
@@ -189,13 +199,13 @@ class _Painter:
         shape = {"x": _n(box.x), "y": _n(box.y), "width": _n(box.width), "height": _n(box.height)}
         rounded = {"rx": "16", "stroke-width": "1.5"}
         SubElement(group, "rect", shape | rounded | self._fill("card") | self._stroke("border"))
-        picture = _pictogram_uri(step.pictogram_id)
+        picture = _picture(step)
         self._circle(group, card.centre, card.radius, "disc")
         if picture:
             side = card.radius * 1.5
             x, y = card.centre[0] - side / 2, card.centre[1] - side / 2
             corner = {"x": _n(x), "y": _n(y), "width": _n(side), "height": _n(side)}
-            image = SubElement(group, "image", corner | {"href": picture})
+            image = SubElement(group, "image", corner | {"href": _data_uri(picture)})
             SubElement(image, "title").text = _clean(step.pictogram_name)
         if picture and card.number:
             radius = max(12.0, card.radius * 0.3)
@@ -274,10 +284,11 @@ def _dark_rules() -> str:
 
 
 def _font_faces(text: str) -> str:
-    """The shipped fonts as CSS: Latin letters alone when no others are needed, 16 KB instead of 53."""
+    """The shipped fonts as CSS; Latin letters alone, 16 KB instead of 53, when they suffice."""
     is_basic = all(ord(char) < 0x100 or char in "–—‘’“”…→×−" for char in text)
     return "".join(
-        "@font-face{{font-family:'{family}';src:url(data:font/woff2;base64,{file}) format('woff2')}}".format(
+        "@font-face{{font-family:'{family}';src:url(data:font/woff2;base64,{file})"
+        " format('woff2')}}".format(
             family=_FAMILIES[weight],
             file=base64.b64encode(
                 (FONT_FOLDER / f"{name}{'.basic' if is_basic else ''}.woff2").read_bytes()
@@ -287,15 +298,10 @@ def _font_faces(text: str) -> str:
     )
 
 
-def _pictogram_uri(pictogram_id: str | None) -> str | None:
-    if pictogram_id is None:
-        return None
-    try:
-        picture = pictogram(pictogram_id)
-    except KeyError:
-        return None  # an edited plan may name one that is gone
-    file = io.BytesIO()
-    picture.resize((_PICTOGRAM_PX, _PICTOGRAM_PX), Image.Resampling.LANCZOS).save(file, "PNG")
+def _data_uri(picture: PackPicture) -> str:
+    # PNG, not the pack's WebP: drawing programs and slides open it.
+    side, file = (_PICTOGRAM_PX, _PICTOGRAM_PX), io.BytesIO()
+    picture.transparent_image().resize(side, Image.Resampling.LANCZOS).save(file, "PNG")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 

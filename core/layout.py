@@ -352,7 +352,8 @@ def _ring(plan: StoryboardPlan) -> Layout:
     hub = _filled_hub(hub, centre, is_pill=not is_cycle)
     if is_cycle:
         lines = _arcs(cards, angles, centre, (radius_x, radius_y))
-        title, headers = hub, ()
+        title: TextBlock | None = hub
+        headers: tuple[Header, ...] = ()
     else:
         lines = [Line((centre, card.box.middle), has_head=False) for card in cards]
         box = replace(

@@ -30,17 +30,37 @@ _BACKGROUND_SHARE = 0.9
 # Captions that no pictogram shows. What they score tells how near "near enough" is: it differs
 # from embedder to embedder.
 _NOTHING_TO_SHOW = (
-    "It is an important idea", "This can vary from case to case", "The result depends on many factors",
-    "There are several reasons for this", "The process takes place gradually", "Most of them are similar",
-    "It has a different meaning", "The next stage is reached", "The value becomes smaller",
-    "One part influences the other", "It happens more often than before", "The rule applies to everyone",
-    "They have been known since then", "A balance between both is needed", "It changes over the years",
-    "The amount remains the same", "This is called the second phase", "Some properties are shared",
-    "The difference can be seen clearly", "It consists of two parts", "The first condition is met",
-    "An alternative is possible", "The concept was introduced later", "Its structure is complex",
-    "The effect is stronger at the start", "The state no longer exists", "The outcome is uncertain",
-    "Each of these has its own role", "It is based on an assumption", "The order does not matter",
-)  # fmt: skip
+    "It is an important idea",
+    "This can vary from case to case",
+    "The result depends on many factors",
+    "There are several reasons for this",
+    "The process takes place gradually",
+    "Most of them are similar",
+    "It has a different meaning",
+    "The next stage is reached",
+    "The value becomes smaller",
+    "One part influences the other",
+    "It happens more often than before",
+    "The rule applies to everyone",
+    "They have been known since then",
+    "A balance between both is needed",
+    "It changes over the years",
+    "The amount remains the same",
+    "This is called the second phase",
+    "Some properties are shared",
+    "The difference can be seen clearly",
+    "It consists of two parts",
+    "The first condition is met",
+    "An alternative is possible",
+    "The concept was introduced later",
+    "Its structure is complex",
+    "The effect is stronger at the start",
+    "The state no longer exists",
+    "The outcome is uncertain",
+    "Each of these has its own role",
+    "It is based on an assumption",
+    "The order does not matter",
+)
 
 
 class PictogramFinder:
@@ -116,8 +136,15 @@ class PictogramFinder:
                 + _KEYWORD_WEIGHT * (vectors.keywords @ vector)
                 + _WORD_WEIGHT * best_word
             )
+        # Words that are a pictogram's whole name ask for it: the notes name theirs so.
+        named = np.array(
+            [
+                [picture.name.lower() == caption.lower() for picture in self._pack]
+                for caption in captions
+            ]
+        )
         handicap = [_GROUP_HANDICAP.get(picture.group, 0.0) for picture in self._pack]
-        return np.array(rows) - np.array(handicap)
+        return np.array(rows) - np.array(handicap) + named
 
     def _ready(self) -> "_Vectors":
         with self._lock:

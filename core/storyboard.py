@@ -15,6 +15,7 @@ from core.captions import (
     read_passages,
     relation_of,
     shorten,
+    stem,
     strip_leading,
 )
 from core.errors import UserError
@@ -64,56 +65,76 @@ _STATIC_VERB = re.compile(
     re.IGNORECASE,
 )
 _CONTRAST = re.compile(
-    r"\b(?:in contrast|by contrast|on the other hand|whereas|unlike|versus|vs\.?|compared (?:to|with)"
+    r"\b(?:in contrast|by contrast|on the other hand|whereas|unlike|versus|vs\.?"
+    r"|compared (?:to|with)"
     r"|in comparison|differences?|differ|while)\b",
     re.IGNORECASE,
 )
 _THING = r"(?:an? |the )?([\w'’ -]{2,40}?)"
 _TWO_SIDES = (
-    re.compile(rf"\bdifferences? between {_THING} and {_THING}(?=[,.?!;:]|$| is| are| lies?| in )", re.I),
-    re.compile(rf"\bcompar(?:e|ing|ison of) {_THING} (?:and|with|to|versus) {_THING}(?=[,.?!;:]|$)", re.I),
+    re.compile(
+        rf"\bdifferences? between {_THING} and {_THING}(?=[,.?!;:]|$| is| are| lies?| in )", re.I
+    ),
+    re.compile(
+        rf"\bcompar(?:e|ing|ison of) {_THING} (?:and|with|to|versus) {_THING}(?=[,.?!;:]|$)", re.I
+    ),
     re.compile(rf"(?:^|\bof |: ){_THING} (?:vs\.?|versus) {_THING}(?=[,.?!;:]|$)", re.I),
-    re.compile(rf"(?:^|\bhow (?:do )?){_THING} and {_THING} (?:differ|are (?:quite |very )?different)\b", re.I),
-    re.compile(rf"\b[Uu]nlike {_THING}, {_THING} (?:is|are|has|have|can|do|does|live|use|need|eat|make)\b"),
-)  # fmt: skip
+    re.compile(
+        rf"(?:^|\bhow (?:do )?){_THING} and {_THING} (?:differ|are (?:quite |very"
+        rf" )?different)\b",
+        re.I,
+    ),
+    re.compile(
+        rf"\b[Uu]nlike {_THING}, {_THING} (?:is|are|has|have|can|do|does|live|use|need|eat"
+        rf"|make)\b"
+    ),
+)
 # "Sure! Here is how bread is made:" is chatter, and names what follows.
 _ANNOUNCED = re.compile(
-    r"(?:[^.!?:\n]{1,30}[.!]\s+)?here(?:'s| is| are)\s+(?:an? \w+ of )?(how [^.:!?\n]{3,70})[.:!?\n]",
+    r"(?:[^.!?:\n]{1,30}[.!]\s+)?here(?:'s| is| are)\s+(?:an? \w+ of )?(how"
+    r" [^.:!?\n]{3,70})[.:!?\n]",
     re.I,
 )
 _INTRODUCES = re.compile(
-    r":$|\b(?:the )?following\b|\bhere (?:is|are)\b|\b(?:these|the|several|many|two|three|four|five|six"
+    r":$|\b(?:the )?following\b|\bhere (?:is|are)\b|\b(?:these|the|several|many|two"
+    r"|three|four|five|six"
     r"|seven) (?:main |key |simple |basic |important |different )?(?:steps|stages|phases|parts|ways"
     r"|types|kinds|reasons|layers|components|things)\b",
     re.IGNORECASE,
 )
 _DEFINES = re.compile(
-    r"^(?:an? |the )?[\w'’ -]{2,40}? (?:is|are|refers? to|means|describes?) (?:an? |the |how |what |one )",
+    r"^(?:an? |the )?[\w'’ -]{2,40}? (?:is|are|refers? to|means|describes?) (?:an? |the"
+    r" |how |what |one )",
     re.IGNORECASE,
 )
 _CLOSES = re.compile(
-    r"^(?:in (?:conclusion|summary|short)|to (?:sum up|conclude|summari[sz]e)|overall|all in all)\b",
+    r"^(?:in (?:conclusion|summary|short)|to (?:sum up|conclude|summari[sz]e)|overall"
+    r"|all in all)\b",
     re.IGNORECASE,
 )
 _HAPPENS_WHEN = re.compile(
-    r"^(?P<what>(?:an? |the )?[\w'’ -]{2,40}?) (?P<verb>forms?|happens?|occurs?|begins?|starts?|appears?"
+    r"^(?P<what>(?:an? |the )?[\w'’ -]{2,40}?) (?P<verb>forms?|happens?|occurs?|begins?"
+    r"|starts?|appears?"
     r"|is (?:formed|made|born|created)|are (?:formed|made|born|created)) (?:when|after|once|as|if) "
     r"(?P<how>.+)$",
     re.IGNORECASE,
 )
 _ORDERED_JOINT = re.compile(
-    r"(?:[,;]\s*(?:and\s+)?|\s+and\s+)(?=(?:then|next|finally|afterwards|eventually|lastly|after that"
+    r"(?:[,;]\s*(?:and\s+)?|\s+and\s+)(?=(?:then|next|finally|afterwards|eventually"
+    r"|lastly|after that"
     r"|after which)\b)|;\s+",
     re.IGNORECASE,
 )
 _CLAUSE_JOINTS = (
-    re.compile(r",\s+(?=(?:and|but|so)\s+(?:it|they|the|a|an|this|these|he|she|we|you|its|their)\b)"),
+    re.compile(
+        r",\s+(?=(?:and|but|so)\s+(?:it|they|the|a|an|this|these|he|she|we|you|its|their)\b)"
+    ),
     re.compile(r",\s+(?=(?:which|whereas|while)\s+)"),
     re.compile(r"(?<=[\w)]),\s+(?=(?:and|but|so)\s+\w+\s+\w+)"),
     re.compile(r"\s+(?=(?:because|so that|until)\s+)"),
     re.compile(r",\s+(?=[a-z]+ing\s+\w+)"),
     re.compile(r"\s+(?=and\s+(?:the|a|an|it|they)\s+)"),
-)  # fmt: skip
+)
 _OPENING_CLAUSE = re.compile(
     r"^((?:when|after|once|as soon as|because)\s[^,]{8,90}),\s+(?=\S)", re.I
 )
@@ -126,17 +147,13 @@ _VERBISH = re.compile(
 )
 _ARTICLE = re.compile(r"^(?:an?|the)\b", re.IGNORECASE)
 # "the bill and", "a bill.": a noun that an article stands before and no other noun after.
-_IRREGULAR = {
-    "bacteria": "bacterium", "mice": "mouse", "men": "man", "women": "woman", "children": "child",
-    "people": "person", "feet": "foot", "teeth": "tooth", "geese": "goose", "fungi": "fungus",
-    "nuclei": "nucleus", "cacti": "cactus", "data": "datum", "media": "medium",
-}  # fmt: skip
 _NAMED = re.compile(
     r"\b(?:an?|the|his|her|its|their)\s+([a-z]{3,})(?=[.,;!?]|\s+(?:and|or|is|are|in|on|to|of|by|with"
     r"|from|can|has|that|which|into|goes|at|for)\b|$)"
 )
 _NOUN_JOINT = re.compile(
-    r",\s*(?:and\s+|or\s+)?|(?:\s+(?:and|or|with|next to|in front of|on top of|on|in|at|near|under|behind"
+    r",\s*(?:and\s+|or\s+)?|(?:\s+(?:and|or|with|next to|in front of|on top of|on|in|at"
+    r"|near|under|behind"
     r"|beside|between|above|below|over|by|from|of|to|through|into|while|that|which|who|is|are|sits?"
     r"|sitting|stands?|standing|lying|lies|holding|wearing|playing|eating|has|have|shows?))+\s+",
     re.IGNORECASE,
@@ -399,7 +416,8 @@ def _things(passages: Sequence[Passage]) -> list[_Draft]:
         unlike.setdefault(draft.caption.lower(), draft)
     if len(unlike) < MIN_STEPS:
         raise UserError(
-            f"The text names {len(unlike)} thing{'s' * (len(unlike) != 1)} to draw and a storyboard "
+            f"The text names {len(unlike)} thing{'s' * (len(unlike) != 1)} to draw and"
+            f" a storyboard "
             f"needs {MIN_STEPS}. Write a few sentences, or ask for an explanation such as "
             '"Explain how rain forms".'
         )
@@ -418,7 +436,7 @@ def _two_sides(text: str, sentences: Sequence[str]) -> tuple[str, str] | None:
     if contrast is None:
         return None
     first, second = _subject(sentences[0]), _subject(strip_leading(sentences[contrast]))
-    if first and second and _stem(first) != _stem(second):
+    if first and second and stem(first) != stem(second):
         counts = [sum(_mentions(s, side) for s in sentences) for side in (first, second)]
         if min(counts) >= 1 and _CONTRAST.match(sentences[contrast]):
             return first, second
@@ -456,29 +474,8 @@ def _compare(
 
 
 def _mentions(sentence: str, thing: str) -> bool:
-    stems = {_stem(word) for word in re.findall(r"[\w'’-]+", sentence.lower())}
-    return all(_stem(word) in stems for word in content_words(thing) or thing.lower().split())
-
-
-def _stem(word: str) -> str:
-    word = word.lower()
-    if word in _IRREGULAR:
-        return _IRREGULAR[word]
-    if word.endswith(("us", "is", "ss")):
-        return word
-    for ending, instead in (
-        ("ies", "y"),
-        ("ves", "f"),
-        ("sses", "ss"),
-        ("uses", "us"),
-        ("xes", "x"),
-        ("ches", "ch"),
-        ("shes", "sh"),
-        ("s", ""),
-    ):
-        if word.endswith(ending) and len(word) > len(ending) + 2:
-            return word[: -len(ending)] + instead
-    return word
+    stems = {stem(word) for word in re.findall(r"[\w'’-]+", sentence.lower())}
+    return all(stem(word) in stems for word in content_words(thing) or thing.lower().split())
 
 
 def _subject(sentence: str) -> str:
