@@ -214,10 +214,10 @@ def test_an_upload_over_the_limit_is_refused() -> None:
         (flat_png(13300, 13300), "13300 x 13300, 177 megapixels, and the limit is 40"),
         (flat_png(1, 1_000_000), "too narrow"),
         (flat_png(20, 20).replace(struct.pack(">II", 20, 20), bytes(8)), "no pixels"),
-        (encoded(Image.new("RGB", (6000, 6000)), "PNG"), "save it as JPEG"),
+        (encoded(Image.new("RGB", (4000, 4000)), "WEBP"), "save it as JPEG"),
         (b"GIF89a" + b"\xff" * 4 + encoded(quadrants(), "GIF")[10:], "megapixels"),
     ],
-    ids=["13300", "strip", "zero", "36-megapixel-rgb", "gif-screen"],
+    ids=["13300", "strip", "zero", "16-megapixel-webp", "gif-screen"],
 )
 def test_bombs_are_refused_at_once_and_cost_no_memory(content: bytes, words: str) -> None:
     before = peak_mb()
@@ -311,7 +311,7 @@ def check_mutants(n: int) -> None:
             except PictureError:
                 continue
     assert opened > 0
-    assert peak_mb() - before < 100
+    assert peak_mb() - before < 200  # a changed header may ask for one frame of 160 MB
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of the damage it finds
