@@ -400,15 +400,15 @@ def _own(root: Path) -> FileLock:
         DataFolderError: another process has it.
     """
     lock = FileLock(root / "gallery.lock")
-    try:
-        with disk_errors(root):
+    with disk_errors(root):
+        try:
             lock.acquire(timeout=0)
-    except Timeout as error:
-        # Two processes on one Chroma folder damage it silently, and both are told all is well.
-        raise DataFolderError(
-            f"The gallery in {root} is in use by another running Sightloop. Close that one, or add "
-            "the folder there: Search, My own pictures."
-        ) from error
+        except Timeout as error:  # an OSError itself
+            # Two processes on one Chroma folder damage it silently, and both hear that all is well.
+            raise DataFolderError(
+                f"The gallery in {root} is in use by another running Sightloop. Close that one, or "
+                "add your folder there, on its search page."
+            ) from error
     return lock
 
 

@@ -1,9 +1,13 @@
 """Chroma as an index that can be deleted: checked when opened, and made anew when it is wrong."""
 
 import logging
+import os
 import re
 import shutil
 import sqlite3
+import subprocess
+import sys
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +34,10 @@ HNSW: "CreateHNSWConfiguration" = {
     "ef_construction": 100,
     "ef_search": 100,
 }
+
+ROOT = Path(__file__).resolve().parent.parent
+SEAL = "CLOSED"  # what the files were when the index was last closed
+PROBE_TIMEOUT_S = 120.0
 
 VectorsOf = Callable[[Sequence[str]], np.ndarray]
 
@@ -64,23 +72,18 @@ class VectorIndex:
         self._vectors_of = vectors_of
         self._client: Client | None = None
         self._sides: dict[Side, Collection] = {}
-        opening = root / "OPENING"
-        # A damaged index can kill the process inside Chroma's own code. Then the mark is still
-        # there at the next start, and the folder is not opened a second time.
-        died_while_opening = opening.exists()
         root.mkdir(parents=True, exist_ok=True)
-        opening.touch()
+        folder = _generation(root)
         try:
-            if died_while_opening:
-                raise IndexDamaged("the last opening did not come to its end")
-            self._open(_generation(root))
+            if folder.exists():
+                _check_unopened(root, folder)
+            self._open(folder)
             self._mend(ids)
             self._verify(ids)
         except IndexDamaged as problem:
-            if list(root.glob("g*")):
+            if folder.exists():
                 log.warning("the search index is made anew: %s", problem)
             self._rebuild(ids)
-        opening.unlink()
 
     def put(self, ids: Sequence[str]) -> None:
         """Add the ids, or renew their vectors."""
@@ -111,20 +114,15 @@ class VectorIndex:
         return found["ids"][0]
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Let go of the files, and note what they were when they were let go."""
         if self._client is not None:
             self._client.close()
             self._client = None
+            _write_seal(self._root, _generation(self._root))
 
     def _open(self, folder: Path) -> None:
-        import chromadb
-        from chromadb.config import Settings
-
         with chroma_errors():
-            client = chromadb.PersistentClient(
-                path=str(folder), settings=Settings(anonymized_telemetry=False)
-            )
-            self._client = cast("Client", client)
+            client = self._client = _client_of(folder)
             for side in SIDES:
                 self._sides[side] = client.get_or_create_collection(
                     side,
@@ -182,7 +180,8 @@ class VectorIndex:
 
     def _rebuild(self, ids: Sequence[str]) -> None:
         old = list(self._root.glob("g*"))
-        self.close()
+        if self._client is not None:
+            self._client.close()
         # A new name each time: Chroma keeps clients by path, and a broken one might be kept.
         number = 1 + max((_number(folder) for folder in old), default=0)
         self._open(self._root / f"g{number}")
@@ -207,6 +206,74 @@ def chroma_errors() -> Iterator[None]:
         raise IndexDamaged(f"Chroma panicked: {error}") from error
 
 
+def _check_unopened(root: Path, folder: Path) -> None:
+    """Find damage before Chroma meets it: over a damaged vector file its own code crashes.
+
+    A folder that was closed in order must be what it was then. One that was not (a kill, a power
+    cut) is opened and searched by another process first, which may crash in our place.
+
+    Raises:
+        IndexDamaged: it should not be opened.
+    """
+    seal = root / SEAL
+    if seal.exists():
+        was = seal.read_text(encoding="utf-8")
+        seal.unlink()  # it holds only until the folder is opened
+        if was != _seal_of(folder):
+            raise IndexDamaged("its files have changed since it was closed")
+        return
+    probe = [sys.executable, "-m", "core.vector_index", str(folder)]
+    try:
+        tried = subprocess.run(
+            probe, cwd=ROOT, capture_output=True, timeout=PROBE_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise IndexDamaged("it does not answer") from error
+    if tried.returncode != 0:
+        raise IndexDamaged(f"it was not closed, and opening it ended with {tried.returncode}")
+
+
+def _write_seal(root: Path, folder: Path) -> None:
+    pending = root / f"{SEAL}.new"
+    try:
+        pending.write_text(_seal_of(folder), encoding="utf-8")
+        os.replace(pending, root / SEAL)
+    except OSError as error:  # then the next start takes the longer way
+        log.warning("the search index could not be sealed: %s", error)
+
+
+def _seal_of(folder: Path) -> str:
+    """Name, size and checksum of every file."""
+    lines = []
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        checksum = 0
+        with open(file, "rb") as stream:
+            while block := stream.read(1 << 20):
+                checksum = zlib.crc32(block, checksum)
+        lines.append(f"{file.relative_to(folder).as_posix()} {file.stat().st_size} {checksum}")
+    return "\n".join(lines)
+
+
+def _probe(folder: Path) -> None:
+    """Open a folder and search for some of its own vectors; meant to crash if it must."""
+    client = _client_of(folder)
+    for side in SIDES:
+        collection = client.get_collection(side, embedding_function=None)
+        some = collection.get(limit=FAITHFULNESS_SAMPLE, include=["embeddings"])
+        collection.count()
+        if some["ids"]:
+            collection.query(query_embeddings=some["embeddings"], n_results=10, include=[])
+    client.close()
+
+
+def _client_of(folder: Path) -> "Client":
+    import chromadb
+    from chromadb.config import Settings
+
+    settings = Settings(anonymized_telemetry=False)
+    return cast("Client", chromadb.PersistentClient(path=str(folder), settings=settings))
+
+
 def _generation(root: Path) -> Path:
     return max(root.glob("g*"), key=_number, default=root / "g1")
 
@@ -214,3 +281,7 @@ def _generation(root: Path) -> Path:
 def _number(folder: Path) -> int:
     found = re.fullmatch(r"g(\d+)", folder.name)
     return int(found.group(1)) if found else 0
+
+
+if __name__ == "__main__":
+    _probe(Path(sys.argv[1]))
