@@ -27,6 +27,7 @@ from core.types import (
     IndexProgress,
     IndexReport,
     Message,
+    Note,
     Picture,
     Recognition,
     RowSpec,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
     from core.embedder import Embedder
     from core.gallery import Gallery
+    from core.notes import NoteShelf
     from core.pictograms import PictogramFinder
 
 log = logging.getLogger(__name__)
@@ -107,6 +109,7 @@ class Engine:
         self._pictures = PictureFolder(self._folder.pictures, limits=settings.limits)
         self._gallery: Gallery | None = None
         self._pictograms: PictogramFinder | None = None
+        self._notes: NoteShelf | None = None
         self._opening = threading.Lock()
         self._sights: OrderedDict[tuple[str, tuple[str, ...] | None], _Sight] = OrderedDict()
         self._indexing = BackgroundIndexing()
@@ -283,6 +286,16 @@ class Engine:
 
     # Drawings
 
+    def is_request(self, text: str) -> bool:
+        """Whether a text asks for an explanation rather than being one."""
+        from core.storyboard import is_request
+
+        return is_request(text)
+
+    def note_for(self, request: str) -> Note | None:
+        """The reference note that answers a request, where there is one."""
+        return self._note_shelf().find(request)
+
     def plan_storyboard(self, text: str, *, request: str = "") -> StoryboardPlan:
         """Three to seven steps that the text names itself, each with a pictogram.
 
@@ -298,6 +311,16 @@ class Engine:
         limit = self._settings.limits.max_text_chars
         text = _checked(text, limit, "text", "Write or paste a few sentences.")
         return plan_storyboard(text, pictograms=self._pictogram_finder(), request=request)
+
+    def replan_storyboard(self, plan: StoryboardPlan, captions: Sequence[str]) -> StoryboardPlan:
+        """The plan with the captions a person wrote, and pictograms for those that changed.
+
+        Raises:
+            UserError: too few, too many or too long captions.
+        """
+        from core.storyboard import replan_storyboard
+
+        return replan_storyboard(plan, captions, pictograms=self._pictogram_finder())
 
     def draw_storyboard(self, plan: StoryboardPlan) -> Storyboard:
         """The plan as SVG, PNG and words."""
@@ -505,16 +528,24 @@ class Engine:
         model_id = self._loaded_embedder().model_id
         with self._opening:
             if self._pictograms is None:
-                from core.pack import pictograms
+                from core.drawings import storyboard_pictures
                 from core.pictograms import PictogramFinder
 
                 self._pictograms = PictogramFinder(
-                    pictograms(),
+                    storyboard_pictures(),
                     embed_texts=self._embed_texts,
                     model_id=model_id,
                     cache=self._cache,
                 )
             return self._pictograms
+
+    def _note_shelf(self) -> "NoteShelf":
+        with self._opening:
+            if self._notes is None:
+                from core.notes import NoteShelf
+
+                self._notes = NoteShelf(self._embed_texts)
+            return self._notes
 
     def _loaded_embedder(self) -> "Embedder":
         return self._worker.submit(self._models.embedder, is_quick=True, is_request=False).result()

@@ -5,7 +5,7 @@ import logging
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -96,14 +96,21 @@ class PictogramFinder:
         """(N, D) unit rows by the embedder the pack is searched with."""
         return self._embed_texts(texts)
 
-    def find(self, captions: Sequence[str]) -> list[PackPicture | None]:
+    def find(
+        self, captions: Sequence[str], *, without: Collection[str | None] = ()
+    ) -> list[PackPicture | None]:
         """One pictogram per caption, all different; None where nothing is near enough.
+
+        Those with an id in `without` are left out.
 
         The best pair of caption and pictogram is settled first, so a pictogram goes where it
         fits best and the others take their next choice.
         """
+        if not captions:
+            return []
         vectors = self._ready()
         scores = self._scores(vectors, captions)
+        scores[:, [picture.id in without for picture in self._pack]] = -np.inf
         found: list[PackPicture | None] = [None] * len(captions)
         for _ in captions:
             row, column = np.unravel_index(int(scores.argmax()), scores.shape)

@@ -19,11 +19,13 @@ from core.captions import (
     strip_leading,
 )
 from core.errors import UserError
+from core.notes import note_with_text
 from core.pictograms import PictogramFinder
 from core.types import Note, StoryboardPlan, StoryboardStep, StoryStructure
 
 MIN_STEPS, MAX_STEPS = 3, 7
 TITLE_CHARS = 80
+LONGEST_CAPTION = 120  # of one that a person wrote: six lines of a card
 PLAN_VERSION = 1
 
 _REQUEST = re.compile(
@@ -182,6 +184,8 @@ def is_request(text: str) -> bool:
 def plan_storyboard(text: str, *, pictograms: PictogramFinder, request: str = "") -> StoryboardPlan:
     """Three to seven steps that the text names itself, in its order, each with a pictogram.
 
+    The text of a reference note, word for word, gives that note's own plan.
+
     Args:
         text: an explanation or description. Nothing is added to it.
         request: the question the text answers, where there was one; the title is made from it.
@@ -189,6 +193,8 @@ def plan_storyboard(text: str, *, pictograms: PictogramFinder, request: str = ""
     Raises:
         UserError: the text has fewer than three things to draw.
     """
+    if note := note_with_text(text):
+        return plan_note(note, pictograms=pictograms)
     passages = read_passages(text)
     if not passages:
         raise UserError("There is no text to draw. Write or paste a few sentences and try again.")
@@ -205,6 +211,7 @@ def plan_storyboard(text: str, *, pictograms: PictogramFinder, request: str = ""
         drafts = _steps(passages, structure, title=title)
     if len(drafts) < MIN_STEPS:
         structure, drafts = "parts", _things(passages)
+        title = title or _cut(shorten(_all_sentences(passages)[0], limit=TITLE_CHARS), TITLE_CHARS)
     drafts = _most_telling(drafts, columns=columns, pictograms=pictograms)
     found = pictograms.find([draft.caption for draft in drafts])
     steps = tuple(
@@ -251,6 +258,52 @@ def plan_note(note: Note, *, pictograms: PictogramFinder) -> StoryboardPlan:
         credit="From Sightloop's reference notes",
         version=PLAN_VERSION,
     )
+
+
+def replan_storyboard(
+    plan: StoryboardPlan, captions: Sequence[str], *, pictograms: PictogramFinder
+) -> StoryboardPlan:
+    """The plan with the captions a person wrote; lines may be changed, moved, added or removed.
+
+    A step whose caption is unchanged keeps its pictogram and place in the text.
+
+    Raises:
+        UserError: fewer than three or more than seven captions are left, or one is too long.
+    """
+    wanted = [" ".join(caption.split()) for caption in captions if caption.strip()]
+    if not MIN_STEPS <= len(wanted) <= MAX_STEPS:
+        raise UserError(
+            f"The plan has {len(wanted)} steps and a storyboard has {MIN_STEPS} to {MAX_STEPS}. "
+            "Add or remove lines."
+        )
+    if too_long := next((caption for caption in wanted if len(caption) > LONGEST_CAPTION), None):
+        raise UserError(
+            f"One line has {len(too_long)} characters and the limit is {LONGEST_CAPTION}: "
+            f'"{too_long[:40]}…". Make it shorter.'
+        )
+    kept = {step.caption: step for step in plan.steps}
+    same_length = len(wanted) == len(plan.steps)
+    taken = {kept[caption].pictogram_id for caption in wanted if caption in kept}
+    changed = [caption for caption in wanted if caption not in kept]
+    found = dict(zip(changed, pictograms.find(changed, without=taken), strict=True))
+    steps: list[StoryboardStep] = []
+    for i, caption in enumerate(wanted):
+        former = kept.get(caption) or (plan.steps[i] if same_length else None)
+        picture = found.get(caption)
+        if caption in kept:
+            steps.append(kept[caption])
+            continue
+        steps.append(
+            StoryboardStep(
+                caption=caption,
+                sentence=caption,
+                pictogram_id=picture.id if picture else None,
+                pictogram_name=picture.name if picture else "",
+                relation=former.relation if former else "",
+                column=former.column if former else "",
+            )
+        )
+    return replace(plan, steps=tuple(steps))
 
 
 def text_sha256(text: str) -> str:
