@@ -146,7 +146,7 @@ def build_ask_tab(actions: AskActions, *, page: gr.Blocks, voter: gr.Textbox) ->
                 apply_default_css=False,
                 elem_id="ask-samples",
             )
-            recognised = gr.HTML(elem_id="recognised")
+            recognised = gr.HTML(apply_default_css=False, elem_id="recognised")
             with gr.Accordion("Look for other words", open=False, visible=False) as words_box:
                 words = gr.Textbox(
                     label="Words to look for, separated by commas",
@@ -157,7 +157,7 @@ def build_ask_tab(actions: AskActions, *, page: gr.Blocks, voter: gr.Textbox) ->
                 look_again = gr.Button("Look again", size="sm")
         with gr.Column(scale=7, min_width=300):
             if not actions.sees_pixels:
-                gr.HTML(notice(_NOT_FROM_PIXELS), elem_id="ask-note")
+                gr.HTML(notice(_NOT_FROM_PIXELS), apply_default_css=False, elem_id="ask-note")
             conversation = gr.HTML(
                 {"turns": []},
                 html_template=_CONVERSATION_SKELETON,
@@ -166,11 +166,10 @@ def build_ask_tab(actions: AskActions, *, page: gr.Blocks, voter: gr.Textbox) ->
                 elem_id="conversation",
             )
             pair_card = build_pair_card(vote=actions.vote, explain=actions.explain)
-            message = gr.HTML(elem_id="ask-message")
+            message = gr.HTML(apply_default_css=False, elem_id="ask-message")
             with gr.Row(elem_classes="sl-suggestions"):
                 suggestions = [
-                    gr.Button(question, size="sm", min_width=120, elem_classes="sl-suggestion")
-                    for question in suggested_questions(None)
+                    gr.Button(question, size="sm") for question in suggested_questions(None)
                 ]
             question = gr.Textbox(
                 label="Your question",
@@ -179,11 +178,11 @@ def build_ask_tab(actions: AskActions, *, page: gr.Blocks, voter: gr.Textbox) ->
                 max_lines=6,
                 elem_id="ask-question",
             )
-            with gr.Row():
+            with gr.Row(elem_classes="sl-actions"):
                 ask = gr.Button("Ask", variant="primary", elem_id="ask-button")
                 compare = gr.Button("Compare two answers", elem_id="compare-button")
                 stop = gr.Button("Stop", interactive=False, elem_id="stop-button")
-                forget = gr.Button("Start over", elem_id="forget-button")
+                forget = gr.Button("Start over", elem_id="forget-button", elem_classes="sl-push")
 
     seen = [
         picture_id, image, samples, recognised, words_box, words, *suggestions,

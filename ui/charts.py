@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from core.types import Interval
 from ui.markup import text
 
+MIN_COLUMNS = 10  # so that one day is not as broad as the page
 PERCENT_TICKS = ("0 %", "25 %", "50 %", "75 %", "100 %")
 
 
@@ -90,22 +91,22 @@ def intervals(
 def columns(rows: Sequence[tuple[str, int]], *, what: str) -> str:
     """Vertical bars of counts, one for each label, oldest left."""
     top = max((n for _, n in rows), default=0) or 1
-    width = 100 / max(len(rows), 1)
+    width = 100 / max(len(rows), MIN_COLUMNS)
     shapes = "".join(
         f'<rect class="sl-fill" x="{index * width + width * 0.14:.2f}" width="{width * 0.72:.2f}"'
         f' y="{100 - 100 * n / top:.2f}" height="{100 * n / top:.2f}">'
         f"<title>{text(label)}: {n:,}</title></rect>"
         for index, (label, n) in enumerate(rows)
     )
-    names = [rows[0][0], rows[len(rows) // 2][0], rows[-1][0]] if len(rows) > 2 else [
-        label for label, _ in rows
-    ]  # fmt: skip
+    few = len(rows) <= 3
+    names = [label for label, _ in (rows if few else (rows[0], rows[len(rows) // 2], rows[-1]))]
     return (
         f'<div class="sl-columns"><div class="sl-y"><span>{top:,} {text(what)}</span>'
         f'<span>0</span></div><svg viewBox="0 0 100 100" preserveAspectRatio="none"'
         f' aria-hidden="true"><line class="sl-axis" x1="0" x2="100" y1="100" y2="100"/>'
         f"{shapes}</svg>"
-        f'<div class="sl-x">{"".join(f"<span>{text(name)}</span>" for name in names)}</div></div>'
+        f'<div class="sl-x{" sl-x-few" if few else ""}">'
+        f"{''.join(f'<span>{text(name)}</span>' for name in names)}</div></div>"
     )
 
 

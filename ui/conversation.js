@@ -33,12 +33,13 @@ function verbs(turn, index, isLast) {
 }
 
 function draw(turn, index, isLast) {
-  const answer = turn.hidden ? null : h("div", { class: "sl-answer", "aria-busy": turn.working ? "true" : null },
+  const answer = h("div", { class: "sl-answer", "aria-busy": turn.working ? "true" : null },
     turn.answer ? h("p", {}, turn.answer) : h("p", { class: "sl-quiet" }, turn.waiting),
     turn.working && turn.answer ? h("span", { class: "sl-caret", "aria-hidden": "true" }) : null,
     turn.ending ? h("p", { class: "sl-quiet" }, turn.ending) : null,
     turn.working ? null : evidence(turn),
     verbs(turn, index, isLast));
+  if (turn.hidden) return h("li", { class: "sl-turn", hidden: true });
   return h("li", { class: "sl-turn" }, h("p", { class: "sl-question" }, turn.question), answer);
 }
 

@@ -71,16 +71,13 @@ def build_illustrate_tab(actions: IllustrateActions) -> gr.Textbox:
                 elem_id="illustrate-text",
             )
             with gr.Row(elem_classes="sl-suggestions"):
-                examples = [
-                    gr.Button(words, size="sm", min_width=120, elem_classes="sl-suggestion")
-                    for words in EXAMPLES
-                ]
-            with gr.Row():
+                examples = [gr.Button(words, size="sm") for words in EXAMPLES]
+            with gr.Row(elem_classes="sl-actions"):
                 draw = gr.Button("Draw", variant="primary", elem_id="draw-button")
                 stop = gr.Button("Stop", interactive=False)
-            explanation = gr.HTML(elem_id="explanation")
-            message = gr.HTML(elem_id="illustrate-message")
-            with gr.Group(visible=False) as plan_box:
+            explanation = gr.HTML(apply_default_css=False, elem_id="explanation")
+            message = gr.HTML(apply_default_css=False, elem_id="illustrate-message")
+            with gr.Column(visible=False) as plan_box:
                 captions = gr.Textbox(
                     label="The plan: what must be in it",
                     info="One step per line, three to seven. Change, add or remove lines.",
@@ -88,10 +85,11 @@ def build_illustrate_tab(actions: IllustrateActions) -> gr.Textbox:
                     max_lines=9,
                     elem_id="plan-captions",
                 )
-                redraw = gr.Button("Draw the changed plan", elem_id="redraw-button")
+                with gr.Row(elem_classes="sl-actions"):
+                    redraw = gr.Button("Draw the changed plan", elem_id="redraw-button")
         with gr.Column(scale=7, min_width=300):
             board = gr.HTML(_EMPTY_BOARD, apply_default_css=False, elem_id="storyboard")
-            with gr.Row(visible=False) as downloads:
+            with gr.Row(visible=False, elem_classes="sl-actions") as downloads:
                 svg_file = gr.DownloadButton("Download SVG", size="sm", elem_id="download-svg")
                 png_file = gr.DownloadButton("Download PNG", size="sm", elem_id="download-png")
 
@@ -101,13 +99,9 @@ def build_illustrate_tab(actions: IllustrateActions) -> gr.Textbox:
         for trigger in (draw.click, wanted.submit)
     ]
     for button in examples:
-        drawing_example = button.click(lambda words: words, button, wanted, **_PRIVATE).then(
-            handlers.on_draw, wanted, [*shown, stop], **_PRIVATE
-        )
-        stop.click(
-            lambda: gr.Button(interactive=False), None, stop, cancels=drawing_example, **_PRIVATE
-        )
-    stop.click(lambda: gr.Button(interactive=False), None, stop, cancels=drawing, **_PRIVATE)
+        chosen = button.click(lambda words: words, button, wanted, **_PRIVATE)
+        drawings.append(chosen.then(handlers.on_draw, wanted, [*shown, stop], **_PRIVATE))
+    stop.click(handlers.on_stop, None, [message, stop], cancels=drawings, **_PRIVATE)
     redraw.click(handlers.on_redraw, [plan, captions], shown, **_PRIVATE)
     return wanted
 
@@ -151,7 +145,7 @@ class _Handlers:
             message="",
             plan=plan,
             captions="\n".join(step.caption for step in plan.steps),
-            plan_box=gr.Group(visible=True),
+            plan_box=gr.Column(visible=True),
             board=board_markup(board),
             downloads=gr.Row(visible=True),
             svg_file=gr.DownloadButton(value=svg),

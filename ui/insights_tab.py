@@ -87,14 +87,14 @@ def build_insights_tab(
         owner_key: holds the owner's key where one was given.
     """
     handlers = _Handlers(actions)
-    facts = gr.HTML(elem_id="insights-facts")
-    with gr.Row(visible=False, elem_classes="sl-owner") as owner_row:
+    facts = gr.HTML(apply_default_css=False, elem_id="insights-facts")
+    with gr.Row(visible=False, elem_classes="sl-actions") as owner_row:
         run_now = gr.Button("Run tonight’s training now", variant="primary", elem_id="run-night")
         stop_night = gr.Button("Stop the training", interactive=False, elem_id="stop-night")
         roll_back = gr.Button("Roll back", elem_id="roll-back")
-    message = gr.HTML(elem_id="insights-message")
-    night = gr.HTML(elem_id="night-progress")
-    charts = gr.HTML(elem_id="insights-charts")
+    message = gr.HTML(apply_default_css=False, elem_id="insights-message")
+    night = gr.HTML(apply_default_css=False, elem_id="night-progress")
+    charts = gr.HTML(apply_default_css=False, elem_id="insights-charts")
     with gr.Accordion("I am the owner", open=False, visible=actions.has_owner_key) as key_box:
         key = gr.Textbox(label="Owner’s key", type="password", max_lines=1, elem_id="owner-key")
         give_key = gr.Button("Unlock", size="sm")
@@ -281,7 +281,9 @@ def days_figure(days: Sequence[DayVotes]) -> str:
         f"The busiest day was {_day(busiest.day)}, with {busiest.n:,} {noun}",
         name="votes",
         units=f"Votes per day without skips. n = {sum(day.n for day in days):,}",
-        plot=columns([(_day(day.day), day.n) for day in days], what="votes"),
+        plot=columns(
+            [(_day(day.day), day.n) for day in days], what="vote" if busiest.n == 1 else "votes"
+        ),
         table=Table(head=("Day", "Votes"), rows=[(_day(day.day), f"{day.n:,}") for day in days]),
     )
 

@@ -22,6 +22,16 @@ function verb(name, words, hit, primary) {
   }, words);
 }
 
+function thumbPicture(up) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  for (const [name, value] of Object.entries({ viewBox: "0 0 24 24", fill: "none", stroke: "currentColor", "stroke-width": 1.8, "stroke-linejoin": "round", "aria-hidden": "true" })) svg.setAttribute(name, value);
+  if (!up) svg.setAttribute("transform", "rotate(180)");
+  const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  path.setAttribute("d", "M7 21H3.5V10H7m0 11V10l4.2-7.2c1.6 0 2.7 1.2 2.4 2.8L13 9h5.6c1.3 0 2.2 1.2 1.9 2.4l-1.7 7.7c-.2 1.1-1.2 1.9-2.3 1.9z");
+  svg.append(path);
+  return svg;
+}
+
 function thumb(up, hit, status) {
   const words = up ? "Fits" : "Does not fit";
   return h("button", {
@@ -33,7 +43,7 @@ function thumb(up, hit, status) {
       button.setAttribute("aria-pressed", "true");
       keepThumb({ ...about(hit), up }, status);
     },
-  }, up ? "👍" : "👎");
+  }, thumbPicture(up));
 }
 
 function about(hit) {

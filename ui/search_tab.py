@@ -95,6 +95,13 @@ def build_search_tab(
         owner_key: holds the owner's key where one was given.
     """
     handlers = _Handlers(actions)
+
+    def record_thumb(payload: object) -> dict[str, object]:
+        return handlers.record_thumb(payload)
+
+    def record_open(payload: object) -> dict[str, object]:
+        return handlers.record_open(payload)
+
     query = gr.MultimodalTextbox(
         label="Search",
         show_label=False,
@@ -106,13 +113,13 @@ def build_search_tab(
         max_lines=3,
         elem_id="search-query",
     )
-    indexing = gr.HTML(elem_id="index-progress")
+    indexing = gr.HTML(apply_default_css=False, elem_id="index-progress")
     results = gr.HTML(
         {"state": "empty"},
         html_template='<div class="sl-search"></div>',
         js_on_load=script("search.js"),
         apply_default_css=False,
-        server_functions=[handlers.record_thumb, handlers.record_open],
+        server_functions=[record_thumb, record_open],
         elem_id="search-results",
     )
     query.submit(shows_user_errors(handlers.on_search), [query, voter], results, **_PRIVATE)
@@ -137,10 +144,10 @@ def _build_own_folder(
             max_lines=1,
             elem_id="own-folder",
         )
-        with gr.Row():
+        with gr.Row(elem_classes="sl-actions"):
             index_button = gr.Button("Index this folder", variant="primary")
             cancel_button = gr.Button("Stop", interactive=False)
-        state = gr.HTML(elem_id="own-folder-state")
+        state = gr.HTML(apply_default_css=False, elem_id="own-folder-state")
     index_button.click(
         shows_user_errors(handlers.on_index),
         [folder, owner_key],

@@ -234,11 +234,17 @@ def launch(
         blocked_paths=[str(private_dir)],
         app_kwargs={"routes": picture_routes(pictures), "middleware": [guard]},
         theme=build_theme(),
-        css=(HERE / "style.css").read_text(encoding="utf-8"),
-        head=f"<script>{(HERE / 'page.js').read_text(encoding='utf-8')}</script>",
+        head=_head(),
         js=_ON_LOAD,
     )
     return shared or local
+
+
+def _head() -> str:
+    # Not launch(css=...): it rewrites the selectors, and then the rules for phones lose.
+    style = (HERE / "style.css").read_text(encoding="utf-8")
+    script = (HERE / "page.js").read_text(encoding="utf-8")
+    return f"<style>{style}</style><script>{script}</script>"
 
 
 _ON_LOAD = """() => {
