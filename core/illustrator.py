@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from diffusers import AutoPipelineForText2Image, DiffusionPipeline
@@ -55,7 +55,7 @@ class Illustrator:
     ) -> None:
         self.model_id = model_id
         self.revision = revision
-        self._pipeline = pipeline
+        self._pipeline: Any = pipeline  # call and LoRA methods come from each class's mixins
         self._preset = preset
         self._adapter: str | None = None
         self._pipeline.set_progress_bar_config(disable=True)
@@ -150,6 +150,10 @@ class Illustrator:
             return
         if folder is None:
             raise ValueError("an adapter needs its folder")
+        if not hasattr(self._pipeline, "load_lora_weights"):
+            raise AdapterRefused(
+                f"{type(self._pipeline).__name__} takes no adapters. Choose another illustrator."
+            )
         tensors = _checked_tensors(folder, version)
         before = self._adapter
         name = f"lora_{hashlib.sha256(version.encode()).hexdigest()[:12]}"
