@@ -1,5 +1,9 @@
 """Votes over HTTP: how fast, and whether one that was acknowledged is ever lost.
 
+Browsers and gradio_client name a session in each call, and so do these clients. For calls without
+one, such as curl's, Gradio describes every component of the page anew each time, which costs more
+than the vote; they are measured as well.
+
 `python -m benchmarks.votes [--kills 20] [--clients 8]`. Pairs are put into a new data folder before
 the app starts, so no model is needed. Then clients vote through the app's `/vote` endpoint as fast
 as it answers: first undisturbed, for the times; then while the app is killed (SIGKILL) and started
@@ -37,7 +41,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
 START_LIMIT_S = 180.0
 ANSWER_LIMIT_S = 10.0
-VOTES_PER_ROUND = (20, 200)  # acknowledged votes before a kill, drawn anew for each
+VOTES_PER_ROUND = (20, 400)  # acknowledged votes before a kill, drawn anew for each
 UNSAID = (None, None, None)  # reasons, comment, dwell_ms
 OUTCOMES = ("left", "right", "tie", "both_bad")
 
@@ -48,6 +52,7 @@ class Voter:
 
     name: str
     tickets: Iterator[str]
+    session: str | None
     acknowledged: list[str] = field(default_factory=list)
     times_ms: list[float] = field(default_factory=list)
     repeated: int = 0  # ballots sent again after a kill
@@ -61,7 +66,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--votes", type=int, default=2000, help="for the times, without kills")
     arguments = parser.parse_args()
-    needed = arguments.votes + arguments.kills * (VOTES_PER_ROUND[1] + 2 * arguments.clients)
+    needed = 2 * arguments.votes + arguments.kills * (VOTES_PER_ROUND[1] + 2 * arguments.clients)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         voters = seed_battles(folder, clients=arguments.clients, battles=needed)
@@ -89,7 +94,10 @@ def seed_battles(folder: Path, *, clients: int, battles: int) -> list[Voter]:
         desk = ComparisonDesk(store, secret=secret, preset=ComparisonPreset())
         tickets = pool.map(lambda n: open_one(desk, names[n % clients], n), range(battles))
         opened = list(tickets)
-    return [Voter(name, iter(opened[number::clients])) for number, name in enumerate(names)]
+    return [
+        Voter(name, iter(opened[number::clients]), session=name[:11])
+        for number, name in enumerate(names)
+    ]
 
 
 def open_one(desk: ComparisonDesk, voter: str, number: int) -> str:
@@ -117,21 +125,31 @@ def server_command(folder: Path, port: int) -> list[str]:
     return [sys.executable, "app.py", "--data-dir", str(folder), "--port", str(port)]
 
 
-def measure_times(folder: Path, voters: Sequence[Voter], *, votes: int) -> Row:
+def measure_times(folder: Path, voters: Sequence[Voter], *, votes: int) -> dict[str, object]:
     """Vote times at an app that is up and has nothing else to do."""
     process, port = start(folder)
     try:
         wait_until_idle(process)
-        warm_up = max(1, votes // 20 // len(voters))
-        vote_in_parallel(port, voters, each=warm_up)
+        with_session = _timed(port, voters, votes=votes)
+        sessions = [voter.session for voter in voters]
         for voter in voters:
-            voter.times_ms.clear()
-        began = time.perf_counter()
-        vote_in_parallel(port, voters, each=votes // len(voters))
-        seconds = time.perf_counter() - began
+            voter.session = None
+        without = _timed(port, voters, votes=votes // 4)
+        for voter, session in zip(voters, sessions, strict=True):
+            voter.session = session
     finally:
         process.kill()
         process.wait()
+    return with_session | {f"{name}, no session": value for name, value in without.items()}
+
+
+def _timed(port: int, voters: Sequence[Voter], *, votes: int) -> dict[str, object]:
+    vote_in_parallel(port, voters, each=5)  # so that connections and sessions exist
+    for voter in voters:
+        voter.times_ms.clear()
+    began = time.perf_counter()
+    vote_in_parallel(port, voters, each=votes // len(voters))
+    seconds = time.perf_counter() - began
     times = np.concatenate([voter.times_ms for voter in voters])
     return {
         "votes without kills": len(times),
@@ -275,7 +293,7 @@ def cast(connection: http.client.HTTPConnection, voter: Voter) -> None:
     connection.request(
         "POST",
         "/gradio_api/run/vote",
-        body=json.dumps({"data": [*voter.unsure.values(), *UNSAID]}),
+        body=json.dumps({"data": [*voter.unsure.values(), *UNSAID], "session_hash": voter.session}),
         headers={"Content-Type": "application/json"},
     )
     response = connection.getresponse()
