@@ -229,7 +229,7 @@ class OpenClipModel:
             PreprocessCfg(**model.visual.preprocess_cfg), is_train=False
         )
         self.dimension = int(self.embed_texts(["a picture"]).shape[1])
-        self.word_temperature = 1.0 / float(model.logit_scale.exp())
+        self.word_temperature = 1.0 / float(model.logit_scale.detach().exp())
 
     @classmethod
     def load(
