@@ -211,6 +211,7 @@ class Answerer:
                 parameters={
                     "temperature": sampling.temperature,
                     "top_p": sampling.top_p,
+                    "repetition_penalty": sampling.repetition_penalty,
                     "max_new_tokens": sampling.max_new_tokens,
                 },
                 finish_reason=reason or ("cancelled" if cancel.is_set() else "length"),
@@ -245,11 +246,13 @@ class RowSampler(LogitsProcessor):
         # On the CPU whatever the model runs on, so that a seed means the same draw everywhere.
         self._generators = [torch.Generator().manual_seed(row.seed) for row in rows]
         self._silenced = list(silenced)
+        self._prompt_length: int | None = None  # tokens before the first that is drawn
 
     def __call__(self, input_ids: "Tensor", scores: "Tensor") -> "Tensor":
         """Scores whose largest entry is the drawn token. Shape (rows, vocabulary), float32."""
         scores = scores.float()
         scores[:, self._silenced] = -torch.inf
+        scores = self._less_of_the_same(input_ids, scores)
         if self._sampling.temperature == 0:
             return scores
         scores = _keep_top_p(scores / self._sampling.temperature, self._sampling.top_p)
@@ -260,6 +263,23 @@ class RowSampler(LogitsProcessor):
             ]
         )
         return scores + noise.to(scores.device)
+
+    def _less_of_the_same(self, input_ids: "Tensor", scores: "Tensor") -> "Tensor":
+        """Scores with what a row has said already made less likely; the prompt does not count.
+
+        Source: Keskar et al. 2019, arXiv:1909.05858, section 4.1.
+        """
+        penalty = self._sampling.repetition_penalty
+        said = input_ids[:, self._n_prompt(input_ids) :]
+        if penalty == 1 or not said.shape[1]:
+            return scores
+        before = scores.gather(1, said)
+        return scores.scatter(1, said, torch.where(before < 0, before * penalty, before / penalty))
+
+    def _n_prompt(self, input_ids: "Tensor") -> int:
+        if self._prompt_length is None:
+            self._prompt_length = input_ids.shape[1]
+        return self._prompt_length
 
 
 class RowStream(BaseStreamer):

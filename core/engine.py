@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from core.adapters import AdapterShelf
 from core.datafolder import DataFolder
@@ -51,7 +51,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SIGHTS_KEPT = 256  # pictures whose vector and labels are remembered, a few KB each
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+REMEMBERED = 256  # pictures whose vector, labels and caption are kept at hand, a few KB each
 CANCEL_POLL_S = 0.2
 
 
@@ -61,6 +64,7 @@ class _Sight:
 
     recognition: Recognition
     vector: "np.ndarray"  # (D,), unit length
+    class_probabilities: "np.ndarray | None"  # (1000,), where the model has ImageNet's head
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +116,7 @@ class Engine:
         self._notes: NoteShelf | None = None
         self._opening = threading.Lock()
         self._sights: OrderedDict[tuple[str, tuple[str, ...] | None], _Sight] = OrderedDict()
+        self._from_gallery: OrderedDict[str, GalleryPicture] = OrderedDict()
         self._indexing = BackgroundIndexing()
         self._live = LiveAdapter(
             self._shelf, self._worker, loaded_answerer=lambda: self._models.loaded_answerer
@@ -136,8 +141,11 @@ class Engine:
         return self._pictures.get(picture_id)
 
     def picture_from_gallery(self, gallery_id: str) -> Picture:
-        """A gallery picture, ready to be asked about."""
-        return self.add_picture(self.gallery_picture(gallery_id).path)
+        """A gallery picture, ready to be asked about; its caption will be part of the evidence."""
+        shown = self.gallery_picture(gallery_id)
+        picture = self.add_picture(shown.path)
+        _remember(self._from_gallery, picture.id, shown)
+        return picture
 
     def recognize(self, picture: Picture, *, words: Sequence[str] | None = None) -> Recognition:
         """What the picture shows; `words` are the person's own labels in place of the tags."""
@@ -267,6 +275,7 @@ class Engine:
         return Sampling(
             temperature=chosen.temperature,
             top_p=chosen.top_p,
+            repetition_penalty=chosen.repetition_penalty,
             max_new_tokens=chosen.max_new_tokens,
         )
 
@@ -385,8 +394,8 @@ class Engine:
         with self._live.pinned(row.adapter for row in request.rows):
             evidence, image = Evidence(), None
             if request.picture is not None:
-                evidence = self._evidence(request.picture, request.words)
                 image = self._pictures.open(request.picture)
+                evidence = self._evidence(request, request.picture, image)
             yield from self._stream(request, evidence, image)
 
     def _stream(
@@ -460,18 +469,33 @@ class Engine:
             on_texts=on_texts,
         )
 
-    def _evidence(self, picture: Picture, words: Sequence[str] | None) -> Evidence:
-        sight = self._see(picture, words)
-        limit = self._settings.answering.neighbours
-        neighbours = (
-            self._open_gallery().nearest(sight.vector, limit=limit, query="picture")
-            if limit
-            else []
-        )
+    def _evidence(self, request: _Request, picture: Picture, image: "Image.Image") -> Evidence:
+        from core.colours import main_colours
+        from core.questions import asked_labels
+
+        sight = self._see(picture, request.words)
+        known = self._from_gallery.get(picture.id)
         seen = sight.recognition
         return Evidence(
-            labels=(*seen.objects, *seen.scenes, *seen.tags), neighbours=tuple(neighbours)
+            labels=(*seen.objects, *seen.scenes, *seen.tags),
+            neighbours=self._neighbours(sight.vector, without=known),
+            caption=known.caption if known is not None else "",
+            colours=main_colours(image),
+            asked=(
+                asked_labels(request.question, sight.class_probabilities)
+                if sight.class_probabilities is not None
+                else ()
+            ),
         )
+
+    def _neighbours(
+        self, vector: "np.ndarray", *, without: GalleryPicture | None
+    ) -> tuple[SearchHit, ...]:
+        limit = self._settings.answering.neighbours
+        if not limit:
+            return ()
+        hits = self._open_gallery().nearest(vector, limit=limit + 1, query="picture")
+        return tuple(hit for hit in hits if without is None or hit.picture.id != without.id)[:limit]
 
     def _see(self, picture: Picture, words: Sequence[str] | None) -> _Sight:
         """Vector and labels of a picture, remembered for follow-up questions."""
@@ -486,9 +510,7 @@ class Engine:
             lambda batch: self._look(batch, chosen),
             is_quick=True,
         ).result()
-        self._sights[key] = sight
-        while len(self._sights) > SIGHTS_KEPT:
-            self._sights.popitem(last=False)
+        _remember(self._sights, key, sight)
         return sight
 
     def _look(
@@ -497,9 +519,10 @@ class Engine:
         seen = self._models.embedder().look([image for _, image in batch])
         names = [name for name, _ in batch]
         found = self._models.recognizer().describe(seen, names, words=words)
+        shares = seen.class_probabilities
         return [
-            _Sight(recognition, vector)
-            for recognition, vector in zip(found, seen.vectors, strict=True)
+            _Sight(recognition, seen.vectors[row], shares[row] if shares is not None else None)
+            for row, recognition in enumerate(found)
         ]
 
     def _embed_words(self, words: str) -> "np.ndarray":
@@ -565,6 +588,13 @@ class Engine:
                     dimension=embedder.dimension,
                 )
             return self._gallery
+
+
+def _remember(memory: "OrderedDict[Key, Value]", key: Key, value: Value) -> None:
+    """Put the value in, and the oldest ones out."""
+    memory[key] = value
+    while len(memory) > REMEMBERED:
+        memory.popitem(last=False)
 
 
 def _checked(text: str, limit: int, what: str, advice: str) -> str:

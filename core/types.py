@@ -83,6 +83,9 @@ class Evidence:
 
     labels: tuple[Label, ...] = ()
     neighbours: tuple[SearchHit, ...] = ()
+    caption: str = ""  # what the gallery calls this very picture, when it comes from there
+    colours: tuple[str, ...] = ()  # main colours by name, counted from the pixels
+    asked: tuple[Label, ...] = ()  # what the question names, and how sure it is that it is there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +111,7 @@ class Sampling:
 
     temperature: float = 0.7  # 0 means greedy
     top_p: float = 0.9
+    repetition_penalty: float = 1.0  # above 1: what was said already becomes less likely
     max_new_tokens: int = 96
 
 

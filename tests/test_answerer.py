@@ -9,17 +9,8 @@ from PIL import Image
 from core.adapters import AdapterShelf, verify
 from core.answerer import Answerer, RowSampler, RowStream, load_base
 from core.errors import UserError
-from core.prompts import build_prompt, chat_text, describe, encode
-from core.types import (
-    Evidence,
-    GalleryPicture,
-    Label,
-    Message,
-    RowSpec,
-    Sampling,
-    SearchHit,
-    Turn,
-)
+from core.prompts import build_prompt, chat_text, encode
+from core.types import Evidence, Message, RowSpec, Sampling, Turn
 from tests.tiny_models import (
     byte_tokenizer,
     make_adapter,
@@ -105,8 +96,12 @@ def test_a_swap_leaves_the_base_model_and_the_other_version_as_they_were(any_ans
 
 def test_the_picture_changes_the_words(any_answerer):
     answerer, _ = any_answerer
-    rows = [RowSpec(adapter=None, seed=1)]
-    assert words(run(answerer, rows, picture=RED)) != words(run(answerer, rows, picture=NOISE))
+    rows = [RowSpec(adapter=None, seed=seed) for seed in range(8)]
+    red, noise = (
+        words(run(answerer, rows, picture=picture, temperature=1.0, top_p=1.0, n=40))
+        for picture in (RED, NOISE)
+    )
+    assert red != noise
 
 
 def test_without_picture_tokens_only_the_evidence_counts(tiny_fastvlm):
@@ -127,7 +122,12 @@ def test_candidates_say_how_to_make_them_again(answerer):
     assert candidate.model_id == answerer.base.id
     assert candidate.revision == answerer.base.revision
     assert (candidate.adapter, candidate.seed) == (None, 9)
-    assert candidate.parameters == {"temperature": 0.5, "top_p": 0.9, "max_new_tokens": 16}
+    assert candidate.parameters == {
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "repetition_penalty": 1.0,
+        "max_new_tokens": 16,
+    }
     assert candidate.n_tokens == 16
     assert candidate.finish_reason == "length"
 
@@ -213,6 +213,16 @@ def test_top_p_leaves_out_what_is_not_needed():
     assert set(sampler(torch.zeros(500, 1), logits).argmax(-1).tolist()) == {0, 1}
 
 
+def test_what_a_row_has_said_becomes_less_likely_and_the_prompt_does_not_count():
+    rows = [RowSpec(adapter=None, seed=1)] * 2
+    sampler = RowSampler(Sampling(temperature=0, repetition_penalty=2.0), rows=rows, silenced=[])
+    logits = torch.tensor([[2.0, 1.5, -1.0]] * 2)
+    prompt = torch.tensor([[0], [0]])
+    assert sampler(prompt, logits.clone()).tolist() == logits.tolist()
+    said = torch.tensor([[0, 0], [0, 2]])  # the first row said token 0, the second token 2
+    assert sampler(said, logits.clone()).tolist() == [[1.0, 1.5, -1.0], [2.0, 1.5, -2.0]]
+
+
 @pytest.mark.parametrize("mark", ["<image>", "<|im_end|>", "<|im_start|>system", "<<image>image>"])
 def test_marks_of_the_model_in_a_question_stay_text(answerer, mark):
     plain = build_prompt("Say x", evidence=Evidence(), has_picture=False)
@@ -250,30 +260,6 @@ def test_a_question_longer_than_the_model_takes_says_so(answerer):
         answerer.fit_prompt(
             "x" * 5000, evidence=Evidence(), history=(), picture=None, max_new_tokens=50
         )
-
-
-def label(text, confidence, kind="object"):
-    return Label(text=text, confidence=confidence, kind=kind, source="imagenet")
-
-
-def test_evidence_is_told_as_surely_as_it_is_known(tmp_path):
-    hit = SearchHit(
-        picture=GalleryPicture(
-            id="1", path=tmp_path, caption="a cup of coffee", labels=(), album="photographs"
-        ),
-        score=0.9,
-        matched="picture",
-    )
-    told = describe(
-        Evidence(
-            labels=(label("cup", 0.7), label("pot", 0.25), label("hat", 0.1), label("eel", 0.01)),
-            neighbours=(hit,),
-        )
-    )
-    assert "cup" in told.split("probably")[0]
-    assert "probably" in told.split("pot")[0]
-    assert "eel" not in told
-    assert "a cup of coffee" in told
 
 
 def test_the_chat_text_is_chatml(answerer):
