@@ -194,6 +194,13 @@ _NEEDS_MORE = re.compile(
     r"|the|a|an)$",
     re.IGNORECASE,
 )
+_NOUN_JOINT = re.compile(
+    r",\s*(?:and\s+|or\s+)?|(?:\s+(?:and|or|with|next to|in front of|on top of|on|in|at"
+    r"|near|under|behind"
+    r"|beside|between|above|below|over|by|from|of|to|through|into|while|that|which|who|is|are|sits?"
+    r"|sitting|stands?|standing|lying|lies|holding|wearing|playing|eating|has|have|shows?))+\s+",
+    re.IGNORECASE,
+)
 _IRREGULAR = {
     "bacteria": "bacterium", "mice": "mouse", "men": "man", "women": "woman", "children": "child",
     "people": "person", "feet": "foot", "teeth": "tooth", "geese": "goose", "fungi": "fungus",
@@ -278,6 +285,12 @@ def _head_and_body(sentence: str) -> tuple[str, str]:
     if match and len(sentence[match.end() :].split()) >= 3:
         return match.group(1), sentence[match.end() :]
     return "", sentence
+
+
+def things_named(sentence: str) -> list[str]:
+    """The phrases of a sentence that name things: "a cat", "a red couch", "a lamp"."""
+    chunks = _NOUN_JOINT.split(strip_leading(sentence))
+    return [chunk.strip(" .,;:!?\"'") for chunk in chunks if content_words(chunk)]
 
 
 def content_words(text: str) -> list[str]:

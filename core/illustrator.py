@@ -55,10 +55,10 @@ class Illustrator:
     ) -> None:
         self.model_id = model_id
         self.revision = revision
-        self._pipeline: Any = pipeline  # call and LoRA methods come from each class's mixins
+        # Calling and LoRA methods come from each pipeline class and its mixins.
+        self._pipeline: Any = pipeline
         self._preset = preset
         self._adapter: str | None = None
-        self._pipeline.set_progress_bar_config(disable=True)
 
     @property
     def adapter(self) -> str | None:
@@ -233,6 +233,7 @@ def load_illustrator(
             f"{model_id} cannot be loaded as a text-to-image pipeline ({error}). "
             "Check the illustrator's model in spaces.yaml."
         ) from error
+    pipeline.set_progress_bar_config(disable=True)
     return Illustrator(pipeline.to(device), preset=preset, model_id=model_id, revision=revision)
 
 

@@ -17,6 +17,7 @@ from core.captions import (
     shorten,
     stem,
     strip_leading,
+    things_named,
 )
 from core.errors import UserError
 from core.notes import note_with_text
@@ -152,13 +153,6 @@ _ARTICLE = re.compile(r"^(?:an?|the)\b", re.IGNORECASE)
 _NAMED = re.compile(
     r"\b(?:an?|the|his|her|its|their)\s+([a-z]{3,})(?=[.,;!?]|\s+(?:and|or|is|are|in|on|to|of|by|with"
     r"|from|can|has|that|which|into|goes|at|for)\b|$)"
-)
-_NOUN_JOINT = re.compile(
-    r",\s*(?:and\s+|or\s+)?|(?:\s+(?:and|or|with|next to|in front of|on top of|on|in|at"
-    r"|near|under|behind"
-    r"|beside|between|above|below|over|by|from|of|to|through|into|while|that|which|who|is|are|sits?"
-    r"|sitting|stands?|standing|lying|lies|holding|wearing|playing|eating|has|have|shows?))+\s+",
-    re.IGNORECASE,
 )
 
 
@@ -459,20 +453,19 @@ def _things(passages: Sequence[Passage]) -> list[_Draft]:
     """The things a short text names, when it tells no steps."""
     sentences = _all_sentences(passages)
     drafts = [
-        _Draft(sentence=sentence, caption=_cased(chunk.strip(" .,;:!?\"'")))
+        _Draft(sentence=sentence, caption=_cased(thing))
         for sentence in sentences
-        for chunk in _NOUN_JOINT.split(strip_leading(sentence))
-        if content_words(chunk) and len(chunk) <= CAPTION_CHARS
+        for thing in things_named(sentence)
+        if len(thing) <= CAPTION_CHARS
     ]
     unlike: dict[str, _Draft] = {}
     for draft in drafts:
         unlike.setdefault(draft.caption.lower(), draft)
     if len(unlike) < MIN_STEPS:
         raise UserError(
-            f"The text names {len(unlike)} thing{'s' * (len(unlike) != 1)} to draw and"
-            f" a storyboard "
-            f"needs {MIN_STEPS}. Write a few sentences, or ask for an explanation such as "
-            '"Explain how rain forms".'
+            f"The text names {len(unlike)} thing{'s' * (len(unlike) != 1)} to draw and a "
+            f"storyboard needs {MIN_STEPS}. Write a few sentences, or ask for an explanation such "
+            'as "Explain how rain forms".'
         )
     return list(unlike.values())
 

@@ -1,0 +1,204 @@
+"""How well a picture and a text agree, and whether a storyboard is drawn as it should be."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+from threading import Lock
+
+import numpy as np
+from PIL import Image
+
+from core.captions import split_sentences, things_named
+from core.diagram import DARK, LIGHT, Colours
+from core.layout import Box, Layout, TextBlock, lay_out, text_width
+from core.pack import pictograms, read_pack
+from core.pictograms import EmbedTexts
+from core.types import DiagramShape, StoryboardPlan
+
+EmbedImages = Callable[[Sequence[Image.Image]], np.ndarray]  # N pictures -> (N, D), unit rows
+
+MIN_TEXT_CONTRAST, MIN_LINE_CONTRAST = 4.5, 3.0  # WCAG 2.2, success criteria 1.4.3 and 1.4.11
+_BACKGROUND_TEXTS = 400
+# A thing counts as seen when it fits better than this share of the background, and as not found
+# below the other; between them the judge does not say.
+_SEEN, _NOT_FOUND = 0.95, 0.75
+_MAX_NAMED = 3
+_TEXT_ON: tuple[tuple[str, str, float], ...] = (
+    ("text", "card", MIN_TEXT_CONTRAST),
+    ("text", "page", MIN_TEXT_CONTRAST),
+    ("quiet", "page", MIN_TEXT_CONTRAST),
+    ("on_accent", "accent", MIN_TEXT_CONTRAST),
+    ("line", "page", MIN_LINE_CONTRAST),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """How well a text describes a picture."""
+
+    percent: int  # 0 to 100: the share of other texts that fit the picture less well
+    cosine: float  # of the two vectors, -1 to 1; differs in range from embedder to embedder
+    reason: str  # one line
+    seen: tuple[str, ...]  # things of the text that the picture seems to show
+    not_found: tuple[str, ...]
+
+
+class Judge:
+    """Compares a picture with a text by the embedder, against a background of other texts.
+
+    A cosine of 0.3 is much for one embedder and little for another. The share of other texts that
+    fit the same picture less well reads the same for all: 50 % is a text chosen blindly.
+    """
+
+    def __init__(self, *, embed_images: EmbedImages, embed_texts: EmbedTexts) -> None:
+        self._embed_images = embed_images
+        self._embed_texts = embed_texts
+        self._lock = Lock()
+        self._background: np.ndarray | None = None
+
+    def judge(self, image: Image.Image, text: str) -> Agreement:
+        """The agreement of one picture with one text.
+
+        Raises:
+            ValueError: the text has no words.
+        """
+        sentences = split_sentences(text)
+        if not sentences:
+            raise ValueError("there is no text to compare with the picture")
+        things = _things(sentences)
+        picture = self._embed_images([image])[0]
+        cosines = self._embed_texts([" ".join(sentences), *things]) @ picture
+        background = np.sort(self._background_vectors() @ picture)
+        shares = np.searchsorted(background, cosines) / len(background)
+        named = list(zip(things, shares[1:], strict=True))
+        seen = tuple(thing for thing, share in named if share >= _SEEN)
+        not_found = tuple(thing for thing, share in named if share < _NOT_FOUND)
+        percent = round(100 * float(shares[0]))
+        return Agreement(
+            percent=percent,
+            cosine=float(cosines[0]),
+            reason=_reason(percent, seen, not_found),
+            seen=seen,
+            not_found=not_found,
+        )
+
+    def _background_vectors(self) -> np.ndarray:
+        with self._lock:
+            if self._background is None:
+                self._background = self._embed_texts(list(_background_texts()))
+            return self._background
+
+
+@cache
+def _background_texts() -> tuple[str, ...]:
+    """Captions of everyday things, spread over the whole pack."""
+    names = [picture.caption for picture in (*pictograms(), *read_pack("photographs"))]
+    return tuple(names[:: max(1, len(names) // _BACKGROUND_TEXTS)])
+
+
+def _things(sentences: Sequence[str]) -> list[str]:
+    named = [thing for sentence in sentences for thing in things_named(sentence)]
+    bare = [re.sub(r"^(?:an?|the|its|their|his|her) ", "", thing, flags=re.I) for thing in named]
+    return list(dict.fromkeys(thing.lower() for thing in bare if len(thing.split()) <= 4))
+
+
+def _reason(percent: int, seen: Sequence[str], not_found: Sequence[str]) -> str:
+    parts = [f"fits this picture better than {percent} of 100 other texts"]
+    if seen:
+        parts.append(f"seen: {_listed(seen)}")
+    if not_found:
+        parts.append(f"not found: {_listed(not_found)}")
+    return "; ".join(parts)
+
+
+def _listed(things: Sequence[str]) -> str:
+    more = len(things) - _MAX_NAMED
+    return ", ".join(things[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def check_storyboard(plan: StoryboardPlan) -> tuple[str, ...]:
+    """What is wrong with a plan's drawings, in words; empty when all is well.
+
+    Every step has a card, nothing overlaps or leaves the page, every line of text fits its place,
+    and the colours of both themes have contrast.
+    """
+    shapes: tuple[DiagramShape, ...] = ("wide", "narrow")
+    problems = [
+        f"{shape}: {problem}"
+        for shape in shapes
+        for problem in _layout_problems(lay_out(plan, shape, footer="Pictograms"), plan)
+    ]
+    for name, colours in (("light", LIGHT), ("dark", DARK)):
+        problems += [f"{name} theme: {problem}" for problem in contrast_problems(colours)]
+    return tuple(problems)
+
+
+def _layout_problems(layout: Layout, plan: StoryboardPlan) -> list[str]:
+    problems: list[str] = []
+    if len(layout.cards) != len(plan.steps):
+        problems.append(f"{len(layout.cards)} cards for {len(plan.steps)} steps")
+    for card, step in zip(layout.cards, plan.steps, strict=False):
+        shown = "".join(card.caption.lines).replace(" ", "").rstrip("…")
+        if not step.caption.replace(" ", "").startswith(shown):
+            problems.append(f"the card of {step.caption!r} says something else")
+        if not _contains(card.box, card.caption.box):
+            problems.append(f"the caption {step.caption!r} leaves its card")
+    page = Box(0, 0, layout.width, layout.height)
+    placed = _placed(layout)
+    for i, (name, box) in enumerate(placed):
+        if not _contains(page, box):
+            problems.append(f"{name} leaves the page")
+        for other_name, other in placed[i + 1 :]:
+            if box.overlaps(other):
+                problems.append(f"{name} and {other_name} overlap")
+    return problems + [
+        f"the line {line!r} is too long"
+        for block in _blocks(layout)
+        for line in block.lines
+        if text_width(line, size=block.size, weight=block.weight) > block.box.width + 1
+    ]
+
+
+def _placed(layout: Layout) -> list[tuple[str, Box]]:
+    placed = [(f"card {i}", card.box) for i, card in enumerate(layout.cards, start=1)]
+    placed += [(f"header {header.text.lines[0]!r}", header.box) for header in layout.headers]
+    placed += [(f"label {label.lines[0]!r}", label.box) for label in layout.labels]
+    placed += [("the title", layout.title.box)] if layout.title else []
+    return placed + ([("the footer", layout.footer.box)] if layout.footer else [])
+
+
+def _blocks(layout: Layout) -> list[TextBlock]:
+    blocks = [card.caption for card in layout.cards] + [header.text for header in layout.headers]
+    return [*blocks, *layout.labels, *(b for b in (layout.title, layout.footer) if b)]
+
+
+def _contains(outer: Box, inner: Box) -> bool:
+    return (
+        outer.x <= inner.x + 0.5
+        and outer.y <= inner.y + 0.5
+        and inner.right <= outer.right + 0.5
+        and inner.bottom <= outer.bottom + 0.5
+    )
+
+
+def contrast_problems(colours: Colours) -> list[str]:
+    """Which pairs of a theme's colours are too alike, by WCAG's contrast ratio."""
+    value = {field.name: getattr(colours, field.name) for field in fields(colours)}
+    return [
+        f"{front} on {ground} has a contrast of {ratio:.1f}, {needed} is needed"
+        for front, ground, needed in _TEXT_ON
+        if (ratio := contrast(value[front], value[ground])) < needed
+    ]
+
+
+def contrast(first: str, second: str) -> float:
+    """Contrast ratio of two colours such as "#1b2330", 1 to 21; WCAG 2.2's definition."""
+    darker, lighter = sorted((_luminance(first), _luminance(second)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
