@@ -138,8 +138,9 @@ class _Endpoints:
             history: earlier turns, oldest first, each {"question": ..., "answer": ...}.
 
         Returns:
-            answer, is_finished, finish_reason, picture_id, labels and neighbours (what the answer
-            rests on), and adapter (the version that answered; null for the base model).
+            answer, is_finished, finish_reason, picture_id, what the answer rests on (labels, asked,
+            caption, colours, neighbours), and adapter (the version that answered; null for the base
+            model).
         """
         opened = self._picture(picture) if picture else None
         row = RowSpec(adapter=self.actions.ask.live_adapter(), seed=random.getrandbits(31))
@@ -389,5 +390,8 @@ def _recognition(recognition: Recognition) -> dict[str, Any]:
 def _evidence(evidence: Evidence) -> dict[str, Any]:
     return {
         "labels": _labels(evidence.labels),
+        "asked": _labels(evidence.asked),
+        "caption": evidence.caption,
+        "colours": list(evidence.colours),
         "neighbours": [_hit(hit) for hit in evidence.neighbours],
     }

@@ -35,6 +35,7 @@ from ui.pair_card import (
 from ui.picture_input import build_picture_input
 
 N_SAMPLES = 12
+SURE_ENOUGH = 0.35  # a question about what is probably not there would mislead
 N_LABELS_SHOWN = 5
 N_LABELS_FOLDED = 8
 MAX_WORDS = 200  # to look for, when the person edits them
@@ -200,11 +201,15 @@ def build_ask_tab(actions: AskActions, *, page: gr.Blocks, voter: gr.Textbox) ->
         [recognised, edited_words, *suggestions],
         **_PRIVATE,
     )
-    gr.on([ask.click, question.submit], handlers.on_ask, about, told, **_PRIVATE)
+    runs = [
+        gr.on([ask.click, question.submit], handlers.on_ask, about, told, **_PRIVATE),
+        compare.click(handlers.on_compare, [*about, voter], told, **_PRIVATE),
+        conversation.verb(handlers.on_verb, [*about, voter], told, **_PRIVATE),
+    ]
     for button in suggestions:
-        button.click(handlers.on_ask, [button, *about[1:]], told, **_PRIVATE)
-    compare.click(handlers.on_compare, [*about, voter], told, **_PRIVATE)
-    conversation.verb(handlers.on_verb, [*about, voter], told, **_PRIVATE)
+        runs.append(button.click(handlers.on_ask, [button, *about[1:]], told, **_PRIVATE))
+    for run in runs:
+        run.failure(handlers.on_broken, turns, told, **_PRIVATE)
     pair_card.voted(handlers.on_voted, turns, turns, **_PRIVATE)
     stop.click(handlers.on_stop, None, None, queue=False, **_PRIVATE)
     forget.click(handlers.on_forget, None, told, **_PRIVATE)
@@ -220,12 +225,13 @@ def build_ask_tab(actions: AskActions, *, page: gr.Blocks, voter: gr.Textbox) ->
 
 def suggested_questions(recognition: Recognition | None) -> tuple[str, str, str]:
     """Three questions a person may ask of this picture, made from what was recognised in it."""
-    if recognition is None or not recognition.objects:
+    sure = recognition.objects[:1] if recognition else ()
+    if recognition is None or not sure or sure[0].confidence < SURE_ENOUGH:
         return ("What is in this picture?", "Where could this be?", "What could happen next?")
     thing = recognition.objects[0].text
     second = (
         f"Is this {recognition.scenes[0].text}, or somewhere else?"
-        if recognition.scenes
+        if recognition.scenes and recognition.scenes[0].confidence >= SURE_ENOUGH
         else "Where could this be?"
     )
     return (f"What is this {thing} like?", second, f"What is a {thing} used for or known for?")
@@ -452,6 +458,19 @@ class _Handlers:
             return
         yield from self.on_compare("", picture_id, turns, words, voter, request)
 
+    def on_broken(self, turns: list[PageTurn]) -> list[Any]:
+        """After an error that is ours: the question comes back, and the buttons work again."""
+        whole = [replace(turn, is_hidden=False) for turn in turns if turn.answer]
+        asked = turns[-1].question if len(whole) < len(turns) else ""
+        why = "Something broke on the server; it was not your doing. Ask once more."
+        return _told(
+            turns=[replace(turn, is_working=False) for turn in whole],
+            pair=empty_pair(),
+            question=asked,
+            message=notice(why, kind="error"),
+            is_idle=True,
+        )
+
     def on_stop(self, request: gr.Request) -> None:
         cancel = self.running.get(request.session_hash or "")
         if cancel is not None:
@@ -503,12 +522,13 @@ class _Handlers:
         if not turn.has_picture:
             return "No picture is attached: the answer rests on the question alone."
         if self.actions.sees_pixels:
-            return "The model saw the picture, and was told these."
-        return "The model was told these; it did not see the picture itself."
+            return "The model saw the picture, and was told this."
+        return "The model was told this; it did not see the picture itself."
 
 
 def _turn_value(turn: PageTurn) -> dict[str, Any]:
-    is_known = bool(turn.evidence.labels or turn.evidence.neighbours)
+    evidence = turn.evidence
+    is_known = bool(evidence.labels or evidence.neighbours)
     return {
         "question": turn.question,
         "answer": turn.answer,
@@ -518,10 +538,13 @@ def _turn_value(turn: PageTurn) -> dict[str, Any]:
         "note": turn.note,
         "hidden": turn.is_hidden,
         "evidence": {
-            "labels": [_label_value(label) for label in turn.evidence.labels[:N_LABELS_FOLDED]],
+            "labels": [_label_value(label) for label in evidence.labels[:N_LABELS_FOLDED]],
+            "asked": [_label_value(label) for label in evidence.asked],
+            "caption": evidence.caption,
+            "colours": list(evidence.colours),
             "neighbours": [
                 {"url": gallery_url(hit.picture), "caption": hit.picture.caption}
-                for hit in turn.evidence.neighbours
+                for hit in evidence.neighbours
             ],
         },
     }

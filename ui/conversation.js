@@ -2,15 +2,23 @@
 const { h } = window.sightloop;
 let drawn = [];
 
+function labelChips(labels) {
+  return h("ul", { class: "sl-chips" }, labels.map((label) =>
+    h("li", {}, label.text, h("span", { class: "sl-quiet" }, ` ${label.sure}`))));
+}
+
 function evidence(turn) {
-  const { labels, neighbours } = turn.evidence;
+  const { labels, neighbours, asked, caption, colours } = turn.evidence;
   if (!labels.length && !neighbours.length) return null;
   return h("details", { class: "sl-evidence" },
     h("summary", {}, `What the answer rests on: ${labels.length} labels, ${neighbours.length} similar pictures`),
-    labels.length ? h("ul", { class: "sl-chips" }, labels.map((label) =>
-      h("li", {}, label.text, h("span", { class: "sl-quiet" }, ` ${label.sure}`)))) : null,
-    neighbours.length ? h("ul", { class: "sl-neighbours" }, neighbours.map((hit) =>
-      h("li", {}, h("img", { src: hit.url, alt: "", loading: "lazy" }), h("span", {}, hit.caption)))) : null,
+    caption ? h("p", {}, "The gallery calls this picture: ", h("strong", {}, caption)) : null,
+    asked.length ? [h("p", { class: "sl-quiet" }, "Looked for because you asked"), labelChips(asked)] : null,
+    labels.length ? [h("p", { class: "sl-quiet" }, "Labels"), labelChips(labels)] : null,
+    colours.length ? h("p", {}, h("span", { class: "sl-quiet" }, "Colours "), colours.join(", ")) : null,
+    neighbours.length ? [h("p", { class: "sl-quiet" }, "Similar pictures in the gallery"),
+      h("ul", { class: "sl-neighbours" }, neighbours.map((hit) =>
+        h("li", {}, h("img", { src: hit.url, alt: "", loading: "lazy" }), h("span", {}, hit.caption))))] : null,
     h("p", { class: "sl-quiet" }, turn.note));
 }
 

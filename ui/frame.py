@@ -16,9 +16,13 @@ _MARK = (
     ' stroke="none"/></svg>'
 )
 _THEME_SCRIPT = """
-const { isDark, setDark } = window.sightloop;
+const { h, isDark, setDark } = window.sightloop;
 const button = element.querySelector("[data-part='theme']");
-function name() { button.textContent = isDark() ? "☀ Light" : "☾ Dark"; }
+function name() {
+  const [sign, words] = isDark() ? ["☀", " Light"] : ["☾", " Dark"];
+  button.replaceChildren(sign, h("span", { class: "sl-wide-only" }, words));
+  button.setAttribute("aria-label", `${words.trim()} colours`);
+}
 button.addEventListener("click", () => { setDark(!isDark()); name(); });
 name();
 setTimeout(name, 600);

@@ -94,13 +94,15 @@ def build_illustrate_tab(actions: IllustrateActions) -> gr.Textbox:
                 png_file = gr.DownloadButton("Download PNG", size="sm", elem_id="download-png")
 
     shown = [explanation, message, plan, captions, plan_box, board, downloads, svg_file, png_file]
-    drawings = [
+    drawings: list[Any] = [
         trigger(handlers.on_draw, wanted, [*shown, stop], **_PRIVATE)
         for trigger in (draw.click, wanted.submit)
     ]
     for button in examples:
         chosen = button.click(lambda words: words, button, wanted, **_PRIVATE)
         drawings.append(chosen.then(handlers.on_draw, wanted, [*shown, stop], **_PRIVATE))
+    for run in drawings:
+        run.failure(handlers.on_broken, None, [message, stop], **_PRIVATE)
     stop.click(handlers.on_stop, None, [message, stop], cancels=drawings, **_PRIVATE)
     redraw.click(handlers.on_redraw, [plan, captions], shown, **_PRIVATE)
     return wanted
@@ -127,6 +129,10 @@ class _Handlers:
 
     def on_stop(self) -> tuple[str, gr.Button]:
         return notice("Stopped."), gr.Button(interactive=False)
+
+    def on_broken(self) -> tuple[str, gr.Button]:
+        why = "Something broke on the server; it was not your doing. Draw once more."
+        return notice(why, kind="error"), gr.Button(interactive=False)
 
     def on_redraw(self, plan: StoryboardPlan | None, captions: str) -> Iterator[list[Any]]:
         lines = [line.strip() for line in captions.splitlines() if line.strip()]

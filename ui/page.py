@@ -32,7 +32,17 @@ from ui.server import owner_check
 
 NOTE_SOURCE = "From Sightloop’s reference notes, written and checked by hand."
 MODEL_SOURCE = "Written by the language model just now. Check it before you teach it."
-SAMPLE_WORDS = "an animal, food, a flower, a vehicle"
+# The first pictures a visitor sees: the nearest one to each of these, from the shipped albums.
+SAMPLE_SEARCHES = (
+    ("a tabby cat", "photographs"), ("an orange flower", "photographs"),
+    ("a rocket before launch", "photographs"), ("a cup of coffee", "photographs"),
+    ("an astronaut", "photographs"), ("galaxies", "photographs"),
+    ("lighthouse or temple building", "photographs"), ("colour wheel", "photographs"),
+    ("old coins", "photographs"), ("motorcycle", "photographs"),
+    ("horse", "photographs"), ("cells under the microscope", "photographs"),
+    ("volcano", "pictograms"), ("octopus", "pictograms"), ("lighthouse", "pictograms"),
+    ("watermelon", "pictograms"), ("sailboat", "pictograms"), ("parrot", "pictograms"),
+)  # fmt: skip
 KEPT_FOR_S = 3600  # uploads and copies in Gradio's cache
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
@@ -125,6 +135,7 @@ def build_page(rooms: Rooms, facts: Facts) -> gr.Blocks:
 def _search_actions(rooms: Rooms, facts: Facts) -> SearchActions:
     sight, behaviour = rooms.sight, rooms.behaviour
     return SearchActions(
+        samples=partial(_samples, sight),
         search_text=sight.search_text,
         search_picture=sight.search_picture,
         nearest_texts=sight.nearest_texts,
@@ -238,7 +249,12 @@ def _samples(sight: Sight, n: int) -> Sequence[GalleryPicture]:
     """A few gallery pictures to start with; none while the gallery is still empty."""
     if sight.gallery_size() == 0:
         return []
-    return [hit.picture for hit in sight.search_text(SAMPLE_WORDS, limit=n, album="photographs")]
+    found = {
+        hit.picture.id: hit.picture
+        for words, album in SAMPLE_SEARCHES
+        for hit in sight.search_text(words, limit=1, album=album)
+    }
+    return list(found.values())[:n]
 
 
 def add_upload(add_picture: Callable[[Path], Picture], upload: str) -> Picture:

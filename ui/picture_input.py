@@ -37,6 +37,6 @@ def build_picture_input() -> gr.Image:
             return None
         return ImageData(path=save_file_to_cache(str(value), cache_dir=image.GRADIO_CACHE))
 
-    image.preprocess = path_of_upload  # type: ignore[method-assign]
-    image.postprocess = copy_to_show  # type: ignore[method-assign]
+    setattr(image, "preprocess", path_of_upload)  # noqa: B010  # mypy forbids the assignment
+    setattr(image, "postprocess", copy_to_show)  # noqa: B010
     return image

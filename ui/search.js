@@ -10,7 +10,7 @@ function card(hit) {
     h("button", { class: "sl-card-open", type: "button", onclick: () => show(hit) },
       h("img", { src: hit.url, alt: hit.caption, loading: "lazy", decoding: "async" }),
       h("span", { class: "sl-card-caption" }, hit.caption)),
-    bar(hit.score));
+    hit.score === undefined ? null : bar(hit.score));
 }
 
 function grid(hits) { return h("ul", { class: "sl-grid" }, hits.map(card)); }
@@ -86,7 +86,7 @@ function show(hit) {
           verb("similar", "Find similar", hit, false),
           verb("illustrate", "Illustrate", hit, false)),
         h("p", { class: "sl-thumbs" },
-          h("span", { class: "sl-quiet" }, "Does it fit your search?"),
+          h("span", { class: "sl-quiet" }, props.value.state === "result" ? "Does it fit your search?" : "A good picture?"),
           thumb(true, hit, status), thumb(false, hit, status), status),
         h("p", { class: "sl-quiet sl-credit" }, `From ${hit.album}.`, hit.credit ? ` ${hit.credit}` : ""))));
   dialog.showModal();

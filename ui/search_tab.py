@@ -24,8 +24,11 @@ from ui.errors import shows_user_errors
 from ui.markup import gallery_url, notice, picture_url, progress, script, text
 
 EXAMPLES = ("a cat", "something to drink", "a rocket launch", "flowers", "an old coin", "weather")
-FITS_SHARE = 0.8  # of the best score; weaker hits stand below the divider as "more that may"
+# A hit fits when it reaches this share of the best score, and this score at least; the others stand
+# below the divider as "more that may". Chosen by eye on eight searches of the shipped gallery.
+FITS_SHARE, FITS_SCORE = 0.63, 0.35
 LIMIT = 24
+N_SAMPLES = 18  # pictures to look at before the first search
 NEAREST_TEXTS = 12
 _VERBS = {"ask": "ask_about", "similar": "find_similar", "illustrate": "illustrate"}
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -72,6 +75,7 @@ class SearchActions:
     search_text: Callable[..., list[SearchHit]]
     search_picture: Callable[..., list[SearchHit]]
     nearest_texts: Callable[..., list[TextHit]]
+    samples: Callable[[int], Sequence[GalleryPicture]]
     add_upload: Callable[[str], Picture]
     picture_from_gallery: Callable[[str], Picture]
     gallery_picture: Callable[[str], GalleryPicture]
@@ -122,9 +126,12 @@ def build_search_tab(
         server_functions=[record_thumb, record_open],
         elem_id="search-results",
     )
-    query.submit(shows_user_errors(handlers.on_search), [query, voter], results, **_PRIVATE)
-    results.example(handlers.on_example, voter, [query, results], **_PRIVATE)
-    results.verb(shows_user_errors(handlers.on_verb), voter, results, **_PRIVATE)
+    for run in (
+        query.submit(handlers.on_search, [query, voter], [query, results], **_PRIVATE),
+        results.example(handlers.on_example, voter, [query, results], **_PRIVATE),
+        results.verb(handlers.on_verb, voter, [query, results], **_PRIVATE),
+    ):
+        run.failure(handlers.on_broken, None, results, **_PRIVATE)
     timer = gr.Timer(1.0, active=False)
     timer.tick(handlers.on_tick, results, [indexing, timer, results], **_PRIVATE)
     page.load(handlers.on_load, None, [timer, results], **_PRIVATE)
@@ -164,38 +171,44 @@ class _Handlers:
     actions: SearchActions
     folder_runs: dict[str, threading.Event] = field(default_factory=dict)  # at most one: "running"
 
-    def on_search(self, query: object, voter: str) -> Iterator[dict[str, Any]]:
+    def on_search(self, query: object, voter: str) -> Iterator[Any]:
         words, files = _read_query(query)
         if not words and not files:
-            yield self._start_page()
+            yield gr.skip(), self._start_page()
             return
-        yield {"state": "working", "sentence": "Looking …"}
+        # An upload is deleted once it is cleaned, so the field must not point to it any more.
+        yield {"text": words, "files": []}, {"state": "working", "sentence": "Looking …"}
         try:
             if files:
                 picture = self.actions.add_upload(files[0])
                 value = self._by_picture(picture, picture_url(picture))
             else:
                 value = self._by_words(words)
+            yield gr.skip(), self._remembered(value, voter)
         except UserError as error:
-            yield {"state": "error", "sentence": str(error), "examples": list(EXAMPLES)}
-            return
-        yield self._remembered(value, voter)
+            yield gr.skip(), _failed(str(error))
 
     def on_example(self, voter: str, event: gr.EventData) -> Iterator[Any]:
         words = str(_part(event._data, "words") or "")
-        for value in self.on_search({"text": words}, voter):
-            yield {"text": words, "files": []}, value
+        yield from self.on_search({"text": words}, voter)
 
     def on_verb(self, voter: str, event: gr.EventData) -> Iterator[Any]:
-        name, gallery_id = read_verb(event)
-        picture = self.actions.gallery_picture(gallery_id)
-        self.actions.record_behaviour(voter or "page", _VERBS[name], picture_id=picture.id)
-        if name == "similar":
-            yield {"state": "working", "sentence": "Looking for similar pictures …"}
+        try:
+            name, gallery_id = read_verb(event)
+            picture = self.actions.gallery_picture(gallery_id)
+            self.actions.record_behaviour(voter or "page", _VERBS[name], picture_id=picture.id)
+            if name != "similar":
+                yield gr.skip(), gr.skip()
+                return
+            yield {"text": "", "files": []}, {"state": "working", "sentence": "Looking …"}
             stored = self.actions.picture_from_gallery(picture.id)
-            yield self._remembered(self._by_picture(stored, gallery_url(picture)), voter)
-        else:
-            yield gr.skip()
+            value = self._by_picture(stored, gallery_url(picture))
+            yield gr.skip(), self._remembered(value, voter)
+        except UserError as error:
+            yield gr.skip(), _failed(str(error))
+
+    def on_broken(self) -> dict[str, Any]:
+        return _failed("Something broke on the server; it was not your doing. Search once more.")
 
     def on_load(self) -> tuple[gr.Timer, dict[str, Any]]:
         return gr.Timer(active=self._is_preparing()), self._start_page()
@@ -316,11 +329,15 @@ class _Handlers:
 
     def _start_page(self) -> dict[str, Any]:
         size = self.actions.gallery_size()
+        shown = [
+            _picture_value(picture, position)
+            for position, picture in enumerate(self.actions.samples(N_SAMPLES))
+        ]
         if size:
             sentence = f"{size:,} pictures, found by what they show, not by their names."
         else:
             sentence = "The gallery is being prepared; the first pictures appear in a moment."
-        return {"state": "empty", "sentence": sentence, "examples": list(EXAMPLES), "fits": []}
+        return {"state": "empty", "sentence": sentence, "examples": list(EXAMPLES), "fits": shown}
 
 
 def found(
@@ -333,7 +350,8 @@ def found(
     """What the page shows of a search: those that fit, a divider, and more that may."""
     best = max((hit.score for hit in hits), default=0.0)
     values = [_hit_value(hit, position, best) for position, hit in enumerate(hits)]
-    n_fit = sum(hit.score >= FITS_SHARE * best for hit in hits)
+    least = max(FITS_SHARE * best, FITS_SCORE)
+    n_fit = sum(hit.score >= least for hit in hits)
     return {
         "state": "result",
         "sentence": _result_line(n_fit, query),
@@ -343,7 +361,7 @@ def found(
         "words": [{"text": near.text, "kind": near.kind} for near in words],
         "fits": values[:n_fit],
         "more": values[n_fit:],
-        "examples": [] if hits else list(EXAMPLES),
+        "examples": [] if n_fit else list(EXAMPLES),
     }
 
 
@@ -373,15 +391,24 @@ def read_verb(event: gr.EventData) -> tuple[str, str]:
     return str(name), gallery_id
 
 
+def _failed(why: str) -> dict[str, Any]:
+    return {"state": "error", "sentence": why, "examples": list(EXAMPLES)}
+
+
 def _result_line(n_fit: int, query: str) -> str:
     about = f"“{query if len(query) <= 80 else query[:79] + '…'}”" if query else "this picture"
     if n_fit == 0:
-        return f"Nothing fits {about}. Say it in other words, or try one of these."
+        return f"Nothing fits {about} well. Say it in other words, or try one of these."
     return f"{n_fit} that {'fits' if n_fit == 1 else 'fit'} {about}"
 
 
 def _hit_value(hit: SearchHit, position: int, best: float) -> dict[str, object]:
-    picture = hit.picture
+    # The bar compares the results with each other; a cosine says little to a person.
+    share = round(max(hit.score, 0.0) / best, 3) if best > 0 else 0.0
+    return {**_picture_value(hit.picture, position), "score": share}
+
+
+def _picture_value(picture: GalleryPicture, position: int) -> dict[str, object]:
     return {
         "id": picture.id,
         "url": gallery_url(picture),
@@ -390,8 +417,6 @@ def _hit_value(hit: SearchHit, position: int, best: float) -> dict[str, object]:
         "album": picture.album,
         "credit": picture.credit,
         "position": position,
-        # The bar compares the results with each other; a cosine says little to a person.
-        "score": round(max(hit.score, 0.0) / best, 3) if best > 0 else 0.0,
     }
 
 
