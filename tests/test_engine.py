@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from benchmarks.swapping import swap_under_load
 from core.adapters import WEIGHTS, AdapterShelf
 from core.engine import Engine
 from core.errors import AdapterRefused, DataFolderError, UserError
@@ -222,48 +223,21 @@ def test_a_bad_adapter_found_at_start_gives_way_to_the_one_before(
 
 
 def test_200_swaps_under_4_clients_give_only_old_or_new_answers(engine, shelf, base):
-    """Bar 6: no output is a mixture, and no request fails."""
+    """Bar 6: no text is a mixture, and no request fails."""
     # Four in turn: only live and previous stay loaded, so every swap loads one and frees one.
     versions = [make_adapter(shelf, base, seed=seed, scale=0.4) for seed in range(4)]
-    questions = [f"Question {n}?" for n in range(4)]
-    alone = {
-        (question, version): words(
-            ask(engine, (RowSpec(adapter=version, seed=7),), question=question)
-        )
-        for question in questions
-        for version in (None, *versions)
-    }
-    for question in questions:
-        assert len({alone[question, version] for version in (None, *versions)}) == 5
-    done, seen, failed = threading.Event(), [], []
-
-    def client(question: str) -> None:
-        while not done.is_set():
-            live, other = engine.live_adapter(), engine.previous_adapter()
-            rows = [RowSpec(adapter=a, seed=7) for a in (live, other)]
-            try:
-                seen.append((question, (live, other), words(ask(engine, rows, question=question))))
-            except Exception as error:  # every kind of failure counts
-                failed.append(error)
-
-    clients = [threading.Thread(target=client, args=(question,)) for question in questions]
-    for thread in clients:
-        thread.start()
-    for n in range(200):
-        shelf.publish(versions[n % 4])
-        engine.follow_shelf()
-        assert engine.live_adapter() == versions[n % 4]
-        wait_for(lambda n=n: len(seen) > n)  # every swap falls among answers being given
-    done.set()
-    for thread in clients:
-        thread.join()
-    wrong = [
-        (question, asked)
-        for question, asked, said in seen
-        if said != tuple(alone[question, version][0] for version in asked)
-    ]
-    assert (failed, wrong) == ([], [])
-    assert len({asked for _, asked, _ in seen}) >= 4
+    report = swap_under_load(
+        engine,
+        shelf,
+        versions,
+        questions=[f"Question {n}?" for n in range(4)],
+        n_swaps=200,
+        sampling=SHORT,
+    )
+    assert (report.failed, report.mixed) == ([], [])
+    assert len(report.swap_s) == 200
+    assert len(report.asked) >= 4
+    assert report.n_answers >= 200
 
 
 def test_a_second_process_on_the_same_data_is_told_what_to_do(engine, tiny_settings, data_dir):
