@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import inspect
 import random
 import re
 import uuid
@@ -59,6 +60,7 @@ def build_api(actions: ApiActions) -> None:
         gr.api(
             shows_user_errors(endpoint),
             api_name=endpoint.__name__,
+            api_description=_documentation(endpoint),
             concurrency_limit=WAITING,
             concurrency_id="programs",
         )
@@ -69,8 +71,18 @@ def build_api(actions: ApiActions) -> None:
         concurrency_limit=WAITING,
     )
     # Votes do not wait in a queue: they are acknowledged within milliseconds of being on disk.
-    gr.api(shows_user_errors(endpoints.vote), api_name="vote", queue=False)
-    gr.api(shows_user_errors(endpoints.explain_vote), api_name="explain_vote", queue=False)
+    for endpoint in (endpoints.vote, endpoints.explain_vote):
+        gr.api(
+            shows_user_errors(endpoint),
+            api_name=endpoint.__name__,
+            api_description=_documentation(endpoint),
+            queue=False,
+        )
+
+
+def _documentation(endpoint: Callable) -> str:
+    # The whole docstring; Gradio by itself would publish its first line only.
+    return inspect.getdoc(endpoint) or ""
 
 
 @dataclass(frozen=True, slots=True)
