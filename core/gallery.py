@@ -161,8 +161,12 @@ class Gallery:
             calibration = self._calibration(vector, query)
         scores = vectors @ vector
         deviations = calibration.deviations(scores)
-        best = deviations.max(axis=1) if len(entries) else np.empty(0)
-        order = sorted(range(len(entries)), key=lambda number: (-best[number], entries[number].id))
+        best = deviations.max(axis=1)
+        if len(best) > limit:  # of a whole album: leave the many that are far off unsorted
+            front = np.flatnonzero(best >= np.partition(best, -limit)[-limit])
+        else:
+            front = np.arange(len(best))
+        order = sorted(front.tolist(), key=lambda number: (-best[number], entries[number].id))
         return [
             SearchHit(
                 picture=self._shown(entries[number]),

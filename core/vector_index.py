@@ -27,12 +27,13 @@ SIDES: tuple[Side, Side] = ("pictures", "captions")
 FAITHFULNESS_SAMPLE = 50  # pictures looked up at every opening, as in Chroma's own test advice
 SAME = 1e-3  # cosine distance below which two vectors count as the same one
 BATCH = 2000  # Chroma refuses more than 5,461 at once
-# Chroma's defaults are 16 neighbours and the l2 distance; see benchmarks/LOG.md for the recall.
+# Chroma's defaults are 16 neighbours, ef_search 100 and the l2 distance. Pictures lie in dense
+# clusters: at 20,000 of them 24 and 100 gave a recall@10 of .866, 32 and 200 give .998.
 HNSW: "CreateHNSWConfiguration" = {
     "space": "cosine",
-    "max_neighbors": 24,
+    "max_neighbors": 32,
     "ef_construction": 100,
-    "ef_search": 100,
+    "ef_search": 200,
 }
 
 ROOT = Path(__file__).resolve().parent.parent
