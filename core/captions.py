@@ -100,6 +100,8 @@ _FUNCTION_WORDS = frozenset(
     "through during about around across near out up down off like such very it they he"
     " she we you".split()
 )
+# A caption may end in "it" or "up", not in "the" or "of".
+_DANGLING = _FUNCTION_WORDS - {"it", "up", "down", "off", "out", "you", "near", "around"}
 _NEGATION = re.compile(
     r"\b(?:not|never|no|none|nothing|only|hardly|without|cannot|neither|nor|unless|too"
     r"|[a-z]+n['’]t)\b",
@@ -118,6 +120,13 @@ _EDITS: tuple[tuple[float, re.Pattern[str]], ...] = (
         re.compile(
             r",\s+(?:such as|including|especially|for example|like|e\.g\."
             r"|i\.e\.)\s+[^;.]+?(?=,\s(?!and|or)|$)"
+        ),
+    ),
+    (
+        1.2,
+        re.compile(
+            r"\s+(?:such as|like|including)\s+[^;.]+?"
+            r"(?=\s(?:is|are|was|were|can|could|have|has|may|will)\b)"
         ),
     ),
     (1.2, re.compile(r"\s+(?:such as|including)\s+[^;.]+$")),
@@ -201,6 +210,7 @@ _NOUN_JOINT = re.compile(
     r"|sitting|stands?|standing|lying|lies|holding|wearing|playing|eating|has|have|shows?))+\s+",
     re.IGNORECASE,
 )
+_BEFORE_THINGS = "an?|the|its|their|his|her|this|these|some|many|with|in|on|of|for|at|by|and|as"
 _IRREGULAR = {
     "bacteria": "bacterium", "mice": "mouse", "men": "man", "women": "woman", "children": "child",
     "people": "person", "feet": "foot", "teeth": "tooth", "geese": "goose", "fungi": "fungus",
@@ -288,9 +298,10 @@ def _head_and_body(sentence: str) -> tuple[str, str]:
 
 
 def things_named(sentence: str) -> list[str]:
-    """The phrases of a sentence that name things: "a cat", "a red couch", "a lamp"."""
+    """The phrases of a sentence that name things: "cat", "red couch", "lamp"."""
     chunks = _NOUN_JOINT.split(strip_leading(sentence))
-    return [chunk.strip(" .,;:!?\"'") for chunk in chunks if content_words(chunk)]
+    bare = (re.sub(rf"^(?:(?:{_BEFORE_THINGS})\s+)+", "", c, flags=re.I) for c in chunks)
+    return [chunk.strip(" .,;:!?\"'") for chunk in bare if content_words(chunk)]
 
 
 def content_words(text: str) -> list[str]:
@@ -305,6 +316,7 @@ def content_words(text: str) -> list[str]:
 def stem(word: str) -> str:
     """The word in lower case without its plural ending: enough to compare two mentions."""
     word = word.lower()
+    word = re.sub(r"['’]s?$", "", word)
     if word in _IRREGULAR:
         return _IRREGULAR[word]
     if word.endswith(("us", "is", "ss")):
@@ -397,7 +409,7 @@ def _cheapest_that_fits(start: str, limit: int) -> str | None:
 def _edited(text: str) -> Iterator[tuple[float, str]]:
     for cost, pattern in _EDITS:
         for match in pattern.finditer(text):
-            if match.start() > 0 and _NEGATION.search(_clause_before(text, match.start())):
+            if match.start() > 0 and _is_denied(text, match):
                 continue
             if re.search(r"\bif\b|\bunless\b", match.group(), re.IGNORECASE):
                 continue
@@ -427,6 +439,18 @@ def _leaves_a_fragment(text: str, match: re.Match[str]) -> bool:
     return bool(looks_like_gloss and _OPENS_WITH_ADVERBIAL.match(before))
 
 
+def _is_denied(text: str, match: re.Match[str]) -> bool:
+    """Whether a "not" in front reaches into the match; a clause of its own is out of its reach."""
+    before = text[: match.start()]
+    if re.search(r"\bnot (?:only|just)\b", before):
+        return True
+    is_own_clause = re.match(
+        r"[,;:–—]|\s+(?:and|but)\s+(?:then|so|it|they|can|could|will|is|are|has|have|does|do)\b",
+        match.group(),
+    )
+    return not is_own_clause and bool(_NEGATION.search(_clause_before(text, match.start())))
+
+
 def _clause_before(text: str, position: int) -> str:
     return re.split(r"[,;:]", text[:position])[-1]
 
@@ -436,7 +460,7 @@ def _stands_alone(text: str) -> bool:
     tail = re.split(rf"\b(?:{_SUBORDINATORS}|that|which|who|if)\s+", text.lower())[-1].split()
     return (
         len(words) >= 3
-        and words[-1].strip(",;:") not in _FUNCTION_WORDS
+        and words[-1].strip(",;:") not in _DANGLING
         and (len(tail) >= 3 or len(tail) == len(words))
         and not (len(tail) < len(words) and tail[0] in _DETERMINERS and len(tail) == 2)
     )
@@ -446,7 +470,7 @@ def _cut_at_word(text: str, limit: int) -> str:
     if len(text) <= limit:
         return text
     words = text[: limit - 1].rsplit(" ", 1)[0].split() if " " in text[:limit] else []
-    while words and words[-1].lower().strip(",;:") in _FUNCTION_WORDS:
+    while words and words[-1].lower().strip(",;:") in _DANGLING:
         words.pop()
     kept = " ".join(words).rstrip(",;:–—-") or text[: limit - 1]
     return kept + "…"

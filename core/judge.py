@@ -1,6 +1,5 @@
 """How well a picture and a text agree, and whether a storyboard is drawn as it should be."""
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
@@ -12,7 +11,7 @@ from PIL import Image
 from core.captions import split_sentences, things_named
 from core.diagram import DARK, LIGHT, Colours
 from core.layout import Box, Layout, TextBlock, lay_out, text_width
-from core.pack import pictograms, read_pack
+from core.pack import pictograms
 from core.pictograms import EmbedTexts
 from core.types import DiagramShape, StoryboardPlan
 
@@ -20,6 +19,7 @@ EmbedImages = Callable[[Sequence[Image.Image]], np.ndarray]  # N pictures -> (N,
 
 MIN_TEXT_CONTRAST, MIN_LINE_CONTRAST = 4.5, 3.0  # WCAG 2.2, success criteria 1.4.3 and 1.4.11
 _BACKGROUND_TEXTS = 400
+_LONGEST_BACKGROUND = 4  # things
 # A thing counts as seen when it fits better than this share of the background, and as not found
 # below the other; between them the judge does not say.
 _SEEN, _NOT_FOUND = 0.95, 0.75
@@ -55,7 +55,7 @@ class Judge:
         self._embed_images = embed_images
         self._embed_texts = embed_texts
         self._lock = Lock()
-        self._background: np.ndarray | None = None
+        self._backgrounds: dict[int, np.ndarray] = {}
 
     def judge(self, image: Image.Image, text: str) -> Agreement:
         """The agreement of one picture with one text.
@@ -69,12 +69,13 @@ class Judge:
         things = _things(sentences)
         picture = self._embed_images([image])[0]
         cosines = self._embed_texts([" ".join(sentences), *things]) @ picture
-        background = np.sort(self._background_vectors() @ picture)
-        shares = np.searchsorted(background, cosines) / len(background)
-        named = list(zip(things, shares[1:], strict=True))
+        whole = _share_below(self._background(len(things)) @ picture, cosines[:1])[0]
+        named = list(
+            zip(things, _share_below(self._background(1) @ picture, cosines[1:]), strict=True)
+        )
         seen = tuple(thing for thing, share in named if share >= _SEEN)
         not_found = tuple(thing for thing, share in named if share < _NOT_FOUND)
-        percent = round(100 * float(shares[0]))
+        percent = round(100 * float(whole))
         return Agreement(
             percent=percent,
             cosine=float(cosines[0]),
@@ -83,24 +84,33 @@ class Judge:
             not_found=not_found,
         )
 
-    def _background_vectors(self) -> np.ndarray:
+    def _background(self, n_things: int) -> np.ndarray:
+        """(M, D) vectors of texts that name about as many things: longer texts lie nearer."""
+        size = min(max(n_things, 1), _LONGEST_BACKGROUND)
         with self._lock:
-            if self._background is None:
-                self._background = self._embed_texts(list(_background_texts()))
-            return self._background
+            if size not in self._backgrounds:
+                self._backgrounds[size] = self._embed_texts(_background_texts(size))
+            return self._backgrounds[size]
 
 
 @cache
-def _background_texts() -> tuple[str, ...]:
-    """Captions of everyday things, spread over the whole pack."""
-    names = [picture.caption for picture in (*pictograms(), *read_pack("photographs"))]
-    return tuple(names[:: max(1, len(names) // _BACKGROUND_TEXTS)])
+def _background_texts(size: int) -> tuple[str, ...]:
+    """Texts of `size` everyday things each, spread over the whole pack."""
+    names = [picture.name for picture in pictograms()]
+    step = len(names) // size  # things of one text are from different groups of the pack
+    starts = range(0, len(names), max(1, len(names) // _BACKGROUND_TEXTS))
+    return tuple(
+        ", ".join(names[(start + i * step) % len(names)] for i in range(size)) for start in starts
+    )
+
+
+def _share_below(background: np.ndarray, cosines: np.ndarray) -> np.ndarray:
+    return np.searchsorted(np.sort(background), cosines) / len(background)
 
 
 def _things(sentences: Sequence[str]) -> list[str]:
-    named = [thing for sentence in sentences for thing in things_named(sentence)]
-    bare = [re.sub(r"^(?:an?|the|its|their|his|her) ", "", thing, flags=re.I) for thing in named]
-    return list(dict.fromkeys(thing.lower() for thing in bare if len(thing.split()) <= 4))
+    named = [thing.lower() for sentence in sentences for thing in things_named(sentence)]
+    return list(dict.fromkeys(thing for thing in named if len(thing.split()) <= 4))
 
 
 def _reason(percent: int, seen: Sequence[str], not_found: Sequence[str]) -> str:

@@ -22,6 +22,8 @@ WIDE, NARROW = 1200.0, 390.0
 LINE_HEIGHT = 1.3
 _MEASURED_AT = 100  # points; widths scale from there, hinting plays no part
 _TITLE_LINES, _CAPTION_LINES = 3, 6
+# Where along a curved arrow its label may stand, and on which side: best first.
+_LABEL_PLACES = tuple((at, side) for side in (1.0, -1.0) for at in (0.5, 0.4, 0.6, 0.3, 0.7))
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,6 +366,8 @@ def _ring(plan: StoryboardPlan) -> Layout:
             height=hub.box.height + 36,
         )
         title, headers = None, (Header(box, replace(hub, colour="on_accent")),)
+    taken = [card.box for card in cards] + ([title.box] if title else [])
+    labels = _arc_labels(lines, plan.steps, centre, taken) if is_cycle else []
     return Layout(
         width=WIDE,
         height=max(card.box.bottom for card in cards) + margin,
@@ -371,7 +375,7 @@ def _ring(plan: StoryboardPlan) -> Layout:
         title=title,
         headers=headers,
         lines=tuple(lines),
-        labels=tuple(_arc_labels(lines, plan.steps, centre)) if is_cycle else (),
+        labels=tuple(labels),
     )
 
 
@@ -434,21 +438,41 @@ def _arcs(
 
 
 def _arc_labels(
-    lines: Sequence[Line], steps: Sequence[StoryboardStep], centre: Point
+    lines: Sequence[Line],
+    steps: Sequence[StoryboardStep],
+    centre: Point,
+    taken: Sequence[Box],
 ) -> list[TextBlock]:
-    """How each step follows, written on the inner side of its arrow."""
+    """How each step follows, beside its arrow; left out where there is no free place."""
     labels: list[TextBlock] = []
-    for i, line in enumerate(lines):
-        label = (
-            _label(steps[(i + 1) % len(steps)].relation, width=90) if i + 1 < len(steps) else None
+    for line, step in zip(lines, steps[1:], strict=False):
+        label = _label(step.relation, width=90)
+        if not label:
+            continue
+        width = text_width(step.relation, size=label.size)
+        label = replace(label, box=replace(label.box, width=width + 2))
+        places = (_beside(line, label.box, centre, at, side) for at, side in _LABEL_PLACES)
+        occupied = [*taken, *(other.box for other in labels)]
+        free = (
+            box
+            for box in places
+            if not any(box.overlaps(other, gap=3) for other in occupied)
+            and not any(box.holds(point, margin=2) for point in line.points)
         )
-        if label:
-            x, y = line.points[len(line.points) // 2]
-            dx, dy = centre[0] - x, centre[1] - y
-            distance = math.hypot(dx, dy) or 1.0
-            x, y = x + 44 * dx / distance, y + 26 * dy / distance
-            labels.append(label.moved_to(x - 45, y - label.box.height / 2))
+        if box := next(free, None):
+            labels.append(label.moved_to(box.x, box.y))
     return labels
+
+
+def _beside(line: Line, box: Box, centre: Point, at: float, side: float) -> Box:
+    """The box next to a point of the line, inwards (side 1) or outwards (side -1)."""
+    x, y = line.points[round(at * (len(line.points) - 1))]
+    dx, dy = centre[0] - x, centre[1] - y
+    distance = math.hypot(dx, dy) or 1.0
+    dx, dy = side * dx / distance, side * dy / distance
+    # Far enough that the box clears the point in the direction it is moved to.
+    away = 10 + abs(dx) * box.width / 2 + abs(dy) * box.height / 2
+    return replace(box, x=x + dx * away - box.width / 2, y=y + dy * away - box.height / 2)
 
 
 def _two_columns(plan: StoryboardPlan) -> Layout:

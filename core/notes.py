@@ -28,7 +28,8 @@ _ASKING_WORDS = frozenset(
     " need start come "
     "comes get gets goes thing things different kinds main important called mean means can there "
     "exist exists overview introduction summary basics example world real really ever"
-    " always".split()
+    " always turn turns turned become "
+    "becomes develop develops developed arise arises occur occurs created creation produced place time".split()
 )
 
 
