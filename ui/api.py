@@ -56,6 +56,7 @@ def build_api(actions: ApiActions) -> None:
         endpoints.ask,
         endpoints.ask_pair,
         endpoints.illustrate,
+        endpoints.gallery_status,
     ):
         gr.api(
             shows_user_errors(endpoint),
@@ -318,6 +319,20 @@ class _Endpoints:
             "alt_text": board.alt_text,
             "svg": board.svg,
             "png": base64.b64encode(board.png).decode("ascii"),
+        }
+
+    def gallery_status(self) -> dict:
+        """How many pictures can be found, and how far indexing is.
+
+        Returns:
+            pictures; indexing (true or false); done and total of the indexing that runs, else 0.
+        """
+        state = self.actions.search.index_state()
+        return {
+            "pictures": self.actions.search.gallery_size(),
+            "indexing": state is not None,
+            "done": state.done if state else 0,
+            "total": state.total if state else 0,
         }
 
     def _picture(self, given: str) -> Picture:
