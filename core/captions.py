@@ -91,14 +91,15 @@ _RELATIONS: tuple[tuple[str, str], ...] = (
     ),
 )
 _FUNCTION_WORDS = frozenset(
-    "how what why a an the this that these those its their his her our your my and or"
-    " but nor so yet as of in on "
-    "at by to for from with into onto over under than then is are was were be been being has have "
-    "had do does did can could will would may might must shall should not very more"
-    " most each every "
-    "some any no which who whose where when while because if although until after before between "
-    "through during about around across near out up down off like such very it they he"
-    " she we you".split()
+    (
+        "how what why a an the this that these those its their his her our your my and or but "
+        "nor so yet as of in on at by to for from with into onto over under than then is are "
+        "was were be been being has have had do does did can could will would may might must "
+        "shall should not very more most each every some any no which who whose where when "
+        "while because if although until after before between through during about around "
+        "across near out up down off like such it they he she we you "
+    ).split()
+)
 )
 # A caption may end in "it" or "up", not in "the" or "of".
 _DANGLING = _FUNCTION_WORDS - {"it", "up", "down", "off", "out", "you", "near", "around"}

@@ -19,17 +19,18 @@ SURELY_NEAR = 0.85
 # Words that many requests share and that say nothing about their subject.
 _ASKING_WORDS = frozenset(
     stem(word)
-    for word in "explain describe illustrate draw show tell please happens happen happening work"
-    " works "
-    "working form forms formed forming formation made make makes making process steps step stages "
-    "diagram picture storyboard simple simply easy kids child children short way ways cause causes "
-    "caused difference different between compare versus parts part structure life cycle actually "
-    "exactly know want understand learn teach teacher class school lesson help give"
-    " need start come "
-    "comes get gets goes thing things different kinds main important called mean means can there "
-    "exist exists overview introduction summary basics example world real really ever"
-    " always turn turns turned become "
-    "becomes develop develops developed arise arises occur occurs created creation produced place time".split()
+    for word in (
+        "explain describe illustrate draw show tell please happens happen happening work "
+        "works working form forms formed forming formation made make makes making process "
+        "steps step stages diagram picture storyboard simple simply easy kids child children "
+        "short way ways cause causes caused difference different between compare versus parts "
+        "part structure life cycle actually exactly know want understand learn teach teacher "
+        "class school lesson help give need start come comes get gets goes thing things kinds "
+        "main important called mean means can there exist exists overview introduction "
+        "summary basics example world real really ever always turn turns turned become "
+        "becomes develop develops developed arise arises occur occurs created creation "
+        "produced place time "
+    ).split()
 )
 
 
