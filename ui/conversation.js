@@ -62,8 +62,10 @@ function render() {
     if (drawn[index] === key) return;
     drawn[index] = key;
     const fresh = draw(turn, index, isLast);
-    if (list.children[index]) list.replaceChild(fresh, list.children[index]);
-    else list.append(fresh);
+    const stale = list.children[index];
+    if (!stale) { list.append(fresh); return; }
+    if (stale.querySelector("details[open]")) fresh.querySelector("details")?.setAttribute("open", "");
+    list.replaceChild(fresh, stale);
   });
   while (list.children.length > value.turns.length) list.lastElementChild.remove();
   drawn.length = value.turns.length;

@@ -90,9 +90,9 @@ def build_strip(state: Callable[[], LoopState], *, page: gr.Blocks) -> gr.HTML:
 def build_footer() -> gr.HTML:
     """Privacy in two sentences, and where to find the rest."""
     return gr.HTML(
-        '<div class="sl-footer" role="contentinfo"><p>Pictures are stored without their metadata '
-        "on the machine that runs this page, and questions only with the votes you give. "
-        "Votes are kept under a random name of this browser and used to train the model.</p>"
+        '<div class="sl-footer" role="contentinfo"><p>Pictures are kept without their metadata on '
+        "the machine that runs this page, questions and answers only when you compare two. "
+        "Votes are kept under a random name of this browser, and the model learns from them.</p>"
         '<nav aria-label="About"><a href="?view=api">API</a>'
         '<a href="sightloop/source">Source</a>'
         '<a href="sightloop/licences">Licences</a></nav></div>',

@@ -82,7 +82,7 @@ def build_illustrate_tab(actions: IllustrateActions) -> gr.Textbox:
                     label="The plan: what must be in it",
                     info="One step per line, three to seven. Change, add or remove lines.",
                     lines=5,
-                    max_lines=9,
+                    max_lines=18,
                     elem_id="plan-captions",
                 )
                 with gr.Row(elem_classes="sl-actions"):

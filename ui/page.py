@@ -38,8 +38,8 @@ SAMPLE_SEARCHES = (
     ("a rocket before launch", "photographs"), ("a cup of coffee", "photographs"),
     ("an astronaut", "photographs"), ("galaxies", "photographs"),
     ("lighthouse or temple building", "photographs"), ("colour wheel", "photographs"),
-    ("old coins", "photographs"), ("motorcycle", "photographs"),
-    ("horse", "photographs"), ("cells under the microscope", "photographs"),
+    ("old coins", "photographs"), ("bricks", "photographs"),
+    ("horse", "photographs"), ("stained tissue", "photographs"),
     ("volcano", "pictograms"), ("octopus", "pictograms"), ("lighthouse", "pictograms"),
     ("watermelon", "pictograms"), ("sailboat", "pictograms"), ("parrot", "pictograms"),
 )  # fmt: skip

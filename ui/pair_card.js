@@ -25,18 +25,20 @@ function setPhase(next) {
   phase = next;
   root.dataset.phase = next;
   const canVote = next === "ready";
-  for (const button of part("votes").querySelectorAll("button")) button.disabled = !canVote;
+  for (const button of root.querySelectorAll(".sl-vote")) button.disabled = !canVote;
   part("retry").hidden = next !== "unsaved";
   part("after").hidden = !(next === "saved" || next === "revealed");
 }
 
 function drawVotes() {
-  part("votes").replaceChildren(...CHOICES.map(({ outcome, key, words }) =>
+  const buttons = CHOICES.map(({ outcome, key, words }) =>
     h("button", {
       type: "button", class: outcome === "skip" ? "sl-vote sl-vote-small" : "sl-vote",
       "data-outcome": outcome, disabled: true, "aria-keyshortcuts": key,
       onclick: (event) => choose(outcome, event.pointerType === "touch" ? "touch" : event.detail === 0 ? "key" : "mouse"),
-    }, h("kbd", { "aria-hidden": "true" }, key), h("span", {}, words))));
+    }, h("kbd", { "aria-hidden": "true" }, key), h("span", {}, words)));
+  part("votes").replaceChildren(...buttons.slice(0, 4));
+  part("skip").replaceChildren(buttons[4]);
 }
 
 async function choose(outcome, inputDevice) {
@@ -45,9 +47,8 @@ async function choose(outcome, inputDevice) {
     id: newId(), ticket, outcome, voter: voter(),
     dwell_ms: Math.round(performance.now() - shownAt), input_device: inputDevice,
   };
-  for (const button of part("votes").querySelectorAll("button")) {
-    button.toggleAttribute("aria-pressed", false);
-    if (button.dataset.outcome === outcome) button.setAttribute("aria-pressed", "true");
+  for (const button of root.querySelectorAll(".sl-vote")) {
+    button.setAttribute("aria-pressed", String(button.dataset.outcome === outcome));
   }
   await send();
 }
@@ -140,6 +141,7 @@ function render() {
     ticket = null; ballot = null;
     part("who-left").textContent = ""; part("who-right").textContent = "";
     part("after").replaceChildren();
+    for (const button of root.querySelectorAll(".sl-vote")) button.removeAttribute("aria-pressed");
     setPhase("working");
     say("Two answers are being written. You can choose when both are finished.");
   } else if (value.state === "stopped") {

@@ -38,6 +38,7 @@ _SKELETON = """
   <div class="sl-pair-foot">
     <p class="sl-pair-status" role="status" aria-live="polite" data-part="status"></p>
     <button type="button" class="sl-button" data-part="retry" hidden>Try again</button>
+    <span data-part="skip"></span>
     <label class="sl-keys"><input type="checkbox" data-part="keys"> Keys 1 to 4 vote</label>
   </div>
   <div class="sl-after" data-part="after" hidden></div>

@@ -1,18 +1,16 @@
 """Where a person's picture comes in: nothing decodes it before our own checks do."""
 
+from abc import ABCMeta
+
 import gradio as gr
+from gradio.component_meta import ComponentMeta
 from gradio.data_classes import ImageData
 from gradio.processing_utils import save_file_to_cache
 
 
 def build_picture_input() -> gr.Image:
-    """An image field that hands over the path of the upload unopened, and shows cleaned copies.
-
-    gr.Image itself opens the file before the handler runs, so a damaged or enormous one would end
-    in an error without words. The two methods are replaced on the instance, because Gradio writes
-    a .pyi file beside the source of every subclass.
-    """
-    image = gr.Image(
+    """An image field that hands over the path of the upload unopened, and shows cleaned copies."""
+    picture: gr.Image = PictureInput(
         label="Your picture",
         show_label=False,
         sources=["upload", "clipboard", "webcam"],
@@ -24,19 +22,35 @@ def build_picture_input() -> gr.Image:
         alt_text="The picture you ask about",
         elem_id="ask-picture",
     )
-    decoding = image.preprocess
+    return picture
 
-    def path_of_upload(payload: ImageData | None) -> object:
-        if payload is None:
-            return None
-        is_inside = bool(payload.url and payload.url.startswith("data:"))
-        return decoding(payload) if is_inside else payload.path  # "data:" is only written to a file
 
-    def copy_to_show(value: object) -> ImageData | None:
-        if value is None:
-            return None
-        return ImageData(path=save_file_to_cache(str(value), cache_dir=image.GRADIO_CACHE))
+def _path_of_upload(field: gr.Image, payload: ImageData | None) -> object:
+    if payload is None:
+        return None
+    if payload.url and payload.url.startswith("data:"):
+        return gr.Image.preprocess(field, payload)  # these bytes are only written to a file
+    return payload.path
 
-    setattr(image, "preprocess", path_of_upload)  # noqa: B010  # mypy forbids the assignment
-    setattr(image, "postprocess", copy_to_show)  # noqa: B010
-    return image
+
+def _copy_to_show(field: gr.Image, value: object) -> ImageData | None:
+    if value is None:
+        return None
+    return ImageData(path=save_file_to_cache(str(value), cache_dir=field.GRADIO_CACHE))
+
+
+# gr.Image itself opens the file before the handler runs, so a damaged or enormous one would end in
+# an error without words. Made past ComponentMeta.__new__, which writes a .pyi file beside the
+# source of every subclass.
+PictureInput = ABCMeta.__new__(
+    ComponentMeta,
+    "PictureInput",
+    (gr.Image,),
+    {
+        "__doc__": "gr.Image that opens nothing.",
+        "__module__": __name__,
+        "is_template": True,
+        "preprocess": _path_of_upload,
+        "postprocess": _copy_to_show,
+    },
+)
