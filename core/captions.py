@@ -100,7 +100,6 @@ _FUNCTION_WORDS = frozenset(
         "across near out up down off like such it they he she we you "
     ).split()
 )
-)
 # A caption may end in "it" or "up", not in "the" or "of".
 _DANGLING = _FUNCTION_WORDS - {"it", "up", "down", "off", "out", "you", "near", "around"}
 _NEGATION = re.compile(
