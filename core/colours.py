@@ -37,7 +37,9 @@ def _name_pixels(picture: Image.Image) -> np.ndarray:
     limits = np.array([limit for limit, _ in HUES])
     names = np.array([name for _, name in HUES])[np.searchsorted(limits, hue.clip(0, 359.9))]
     is_warm = (names == "orange") | (names == "red")
-    names[is_warm & (names == "orange") & (value < 0.62)] = "brown"
+    # Wood and fur are dark or pale where an orange flower is bright and strong.
+    names[(names == "orange") & ((value < 0.8) | (saturation < 0.4))] = "brown"
+    names[(names == "turquoise") & (value < 0.5)] = "green"  # leaves in the shade
     names[(names == "red") & (saturation < 0.45) & (value > 0.7)] = "pink"
     names[is_warm & (saturation < 0.3) & (value > 0.6)] = "beige"
     is_grey = saturation < 0.14

@@ -26,6 +26,7 @@ from core.types import (
     GalleryPicture,
     IndexProgress,
     IndexReport,
+    Label,
     Message,
     Note,
     Picture,
@@ -475,17 +476,16 @@ class Engine:
 
         sight = self._see(picture, request.words)
         known = self._from_gallery.get(picture.id)
-        seen = sight.recognition
+        seen, caption = sight.recognition, known.caption if known is not None else ""
+        asked: tuple[Label, ...] = ()
+        if sight.class_probabilities is not None:
+            asked = asked_labels(request.question, sight.class_probabilities, caption=caption)
         return Evidence(
             labels=(*seen.objects, *seen.scenes, *seen.tags),
             neighbours=self._neighbours(sight.vector, without=known),
-            caption=known.caption if known is not None else "",
+            caption=caption,
             colours=main_colours(image),
-            asked=(
-                asked_labels(request.question, sight.class_probabilities)
-                if sight.class_probabilities is not None
-                else ()
-            ),
+            asked=asked,
         )
 
     def _neighbours(

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from core.types import Evidence, Label, Message, SearchHit, Turn
 
@@ -13,8 +14,10 @@ if TYPE_CHECKING:
 SURE = 0.45  # confidence from which a label is said without hedging
 LIKELY = 0.15
 ABSENT = 0.02  # a thing asked for is said to be missing below it
-MAX_GUESSES = 2
+MAX_GUESSES = 1
 NEAR = 0.75  # cosine similarity from which a gallery picture's caption is worth telling
+
+UNCOUNTED = frozenset(("coffee", "espresso", "food", "water", "grass", "ice", "fire", "sky", "sea"))
 
 RULES = (
     "You are a helpful assistant who looks at a picture together with a person. "
@@ -23,40 +26,115 @@ RULES = (
 RULES_IN_WORDS_ONLY = (
     "You are a helpful assistant. Answer clearly and correctly. There is no picture."
 )
+RULES_ABOUT_A_THING = "You are a helpful assistant. Answer in one or two short sentences."
 
-# Two worked questions of the same kind come before a question that small models otherwise miss:
-# without them SmolLM2-135M answered 0 of 6 "is there" questions, with them 6 of 6.
-_PRESENCE = re.compile(
-    r"^\W*(is|are) (there|this|that|it|these|those)\b|^\W*(do|can) (you|i|we) see\b", re.IGNORECASE
+# A small model without picture tokens answers what it is told only when it is told little else and
+# shown one answer of the same kind: alone, SmolLM2-135M got 0 of 6 "is there" questions right.
+# So each kind of question has its own facts and its own worked example.
+Fact = Literal["shown", "place", "theme", "colours", "near", "asked"]
+_Example = tuple[str, str, str]  # told, question, answer
+_Examples = tuple[_Example, ...]
+ALL_FACTS: tuple[Fact, ...] = ("shown", "place", "theme", "colours", "near", "asked")
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """One kind of question: how it is recognised, what is told for it, how it is answered."""
+
+    pattern: re.Pattern[str]
+    facts: tuple[Fact, ...]
+    examples: _Examples
+
+
+def _kind(pattern: str, facts: tuple[Fact, ...], *examples: _Example) -> _Kind:
+    return _Kind(re.compile(pattern, re.IGNORECASE), facts, examples)
+
+
+_IS_SEEN = ("The picture shows a car. There is a car.", "Is there a car?", "Yes, there is a car.")
+_IS_NOT_SEEN = (
+    "The picture shows a house. There is no horse.",
+    "Is there a horse?",
+    "No, I see no horse in the picture.",
 )
-_COLOUR = re.compile(r"\bcolou?rs?\b", re.IGNORECASE)
-_COUNT = re.compile(r"\bhow many\b|\bcount\b", re.IGNORECASE)
-_EXAMPLES = (
-    (
-        _COLOUR,
+_MAY_BE_SEEN = (
+    "The picture shows a garden. There may be a bird.",
+    "Is there a bird?",
+    "There may be a bird, but I am not sure.",
+)
+_PRESENCE = _kind(r"^\W*(is|are) there\b|^\W*(do|can) (you|i|we) see\b", ("shown", "asked"))
+_IS_IT = (
+    "The picture shows a car. There is a car.",
+    "Is this a car?",
+    "Yes, this is a car.",
+)
+_IS_NOT_IT = (
+    "The picture shows a house. There is no horse.",
+    "Is this a horse?",
+    "No, this is a house, not a horse.",
+)
+_MAY_BE_IT = (
+    "The picture probably shows a boat or a bridge. There may be a bridge.",
+    "Is this a bridge?",
+    "It may be a bridge, but I am not sure.",
+)
+_NATURE = _kind(r"^\W*(is|are) (this|that|it|these|those)\b", ("shown", "asked"))
+_IS_KNOWN = (
+    "The picture shows this: A brown dog on a beach.",
+    "What is this?",
+    "This is a brown dog on a beach.",
+)
+_IS_RECOGNISED = (
+    "The picture shows a dog (maybe beagle).",
+    "What is this?",
+    "This is a dog, maybe a beagle.",
+)
+_IS_RECOGNISED_SOMEWHERE = (
+    "The picture shows a dog (maybe beagle). The place is probably a garden.",
+    "What is this?",
+    "This is a dog, maybe a beagle, in a garden.",
+)
+_IS_GUESSED = (
+    "The picture probably shows a boat or a bridge.",
+    "What is this?",
+    "It is probably a boat, but it could be a bridge.",
+)
+_IDENTITY = _kind(
+    r"^\W*what('s| is| are)? (this|that|it|these|those|shown|seen|in the (picture|photo|image))"
+    r"\W*$|\bdescribe\b|\bwhat (do|can) (you|i|we) see\b"
+    r"|\bwhat (is|does) .{0,30}(picture|photo|image)",
+    ("shown", "place", "near"),
+)
+_KINDS = (
+    _kind(
+        r"\bcolou?rs?\b",
+        ("shown", "colours"),
         (
-            ("The picture shows a car. The colours are red and grey.", "What colour is it?"),
+            "The picture shows a car. The colours are red and grey.",
+            "What colour is it?",
             "It is mostly red, with some grey.",
         ),
     ),
-    (
-        _COUNT,
+    _kind(
+        r"\bhow many\b|\bcount\b",
+        ("shown",),
         (
-            ("The picture shows people.", "How many people are there?"),
+            "The picture shows people.",
+            "How many people are there?",
             "I cannot tell how many there are.",
         ),
     ),
-    (
-        _PRESENCE,
+    _PRESENCE,
+    _NATURE,
+    _kind(
+        r"^\W*where\b|\bwhat (kind of )?place\b",
+        ("shown", "place"),
         (
-            ("The picture shows a house. There is no horse.", "Is there a horse?"),
-            "No, I see no horse in the picture.",
-        ),
-        (
-            ("The picture shows a car. There is a car.", "Is there a car?"),
-            "Yes, there is a car.",
+            "The picture shows a dog. The place is probably a garden.",
+            "Where is this?",
+            "It is probably in a garden.",
         ),
     ),
+    _IDENTITY,
 )
 
 
@@ -77,18 +155,26 @@ def build_prompt(
         has_picture: whether the person's question comes with a picture.
         picture_tokens: whether the model gets the picture itself besides the words about it.
     """
-    told = describe(evidence) if has_picture else ""
-    examples = _examples(question) if told and not picture_tokens and not history else []
+    examples: _Examples
+    if not has_picture:
+        rules, told, examples = RULES_IN_WORDS_ONLY, "", ()
+    elif picture_tokens:
+        rules, told, examples = RULES, describe(evidence), ()
+    else:
+        rules, told, examples = _told_to_the_blind(question, evidence)
+    turns = [(_with_evidence(fact, asked), answer) for fact, asked, answer in examples]
+    if history:
+        turns = [(turn.question, turn.answer) for turn in history]
     earlier = [
         message
-        for asked, answered in [*examples, *((turn.question, turn.answer) for turn in history)]
+        for asked, answered in turns
         for message in (
             Message(role="user", content=asked),
             Message(role="assistant", content=answered),
         )
     ]
     return (
-        Message(role="system", content=RULES if has_picture else RULES_IN_WORDS_ONLY),
+        Message(role="system", content=rules),
         *earlier,
         Message(
             role="user",
@@ -98,16 +184,19 @@ def build_prompt(
     )
 
 
-def describe(evidence: Evidence) -> str:
+def describe(evidence: Evidence, facts: Sequence[Fact] = ALL_FACTS) -> str:
     """The evidence in plain words; empty when there is none worth telling."""
-    sentences = [
-        _shown(evidence),
-        _setting(evidence.labels),
-        f"The colours are {_joined(evidence.colours, 'and')}." if evidence.colours else "",
-        _near(evidence),
-        *(_presence(label) for label in evidence.asked),
-    ]
-    return " ".join(sentence for sentence in sentences if sentence)
+    sentences: dict[Fact, str] = {
+        "shown": _shown(evidence),
+        "place": _place(evidence),
+        "theme": _theme(evidence.labels),
+        "colours": (
+            f"The colours are {_joined(evidence.colours, 'and')}." if evidence.colours else ""
+        ),
+        "near": _near(evidence),
+        "asked": " ".join(_presence(label) for label in evidence.asked),
+    }
+    return " ".join(sentences[fact] for fact in facts if sentences[fact])
 
 
 def conversation(messages: Sequence[Message], processor: "ProcessorMixin") -> list[dict[str, Any]]:
@@ -167,16 +256,54 @@ def encode(
     return processor(text=text, **pictures, return_tensors="pt", add_special_tokens=False)
 
 
-def _examples(question: str) -> list[tuple[str, str]]:
-    """Worked questions of the same kind, as turns."""
-    for kind, *worked in _EXAMPLES:
-        if kind.search(question):
-            return [(_with_evidence(*asked), answer) for asked, answer in worked]
-    return []
+def _told_to_the_blind(question: str, evidence: Evidence) -> tuple[str, str, _Examples]:
+    """Rules, facts and worked examples for a model that does not get the picture itself."""
+    kind = next((kind for kind in _KINDS if kind.pattern.search(question)), None)
+    if kind is None:
+        return RULES_ABOUT_A_THING, _topic(evidence), ()
+    examples = kind.examples
+    if kind is _PRESENCE:
+        examples = _by_presence(evidence, _IS_SEEN, _MAY_BE_SEEN, _IS_NOT_SEEN)
+    elif kind is _NATURE:
+        examples = _by_presence(evidence, _IS_IT, _MAY_BE_IT, _IS_NOT_IT)
+    elif kind is _IDENTITY:
+        examples = _identity_examples(evidence)
+    return RULES, describe(evidence, kind.facts), examples
+
+
+def _by_presence(
+    evidence: Evidence, seen: _Example, maybe: _Example, unseen: _Example
+) -> _Examples:
+    """The example whose answer the evidence asks for; both plain ones when it says nothing."""
+    if not evidence.asked:
+        return (seen, unseen)
+    confidence = max(label.confidence for label in evidence.asked)
+    if confidence >= LIKELY:
+        return (seen,)
+    return (maybe,) if confidence >= ABSENT else (unseen,)
+
+
+def _identity_examples(evidence: Evidence) -> _Examples:
+    """An example that is as sure as the evidence and tells of a place only where one is known."""
+    if evidence.caption:
+        return (_IS_KNOWN,)
+    if not any(label.kind == "object" and label.confidence >= SURE for label in evidence.labels):
+        return (_IS_GUESSED,)
+    return (_IS_RECOGNISED_SOMEWHERE,) if _place(evidence) else (_IS_RECOGNISED,)
+
+
+def _topic(evidence: Evidence) -> str:
+    """What "this" is, for questions about the thing rather than about the picture."""
+    if evidence.caption:
+        return f"About {_lowered(evidence.caption.rstrip('.'))}:"
+    things = [label for label in evidence.labels if label.kind == "object"]
+    return f"About {_with_article(things[0].text)}:" if things else ""
 
 
 def _with_evidence(told: str, question: str) -> str:
-    return f"{told}\n{question}" if told else question
+    if not told:
+        return question
+    return f"{told} {question}" if told.endswith(":") else f"{told}\n{question}"
 
 
 def _shown(evidence: Evidence) -> str:
@@ -195,12 +322,17 @@ def _shown(evidence: Evidence) -> str:
     return f"It is hard to tell what the picture shows, maybe {_with_article(things[0].text)}."
 
 
-def _setting(labels: Sequence[Label]) -> str:
+def _place(evidence: Evidence) -> str:
+    if evidence.caption:  # it says more, and more surely
+        return ""
+    labels = evidence.labels
     places = [label for label in labels if label.kind == "scene" and label.confidence >= 2 * LIKELY]
+    return f"The place is probably {_with_article(places[0].text)}." if places else ""
+
+
+def _theme(labels: Sequence[Label]) -> str:
     themes = [label.text for label in labels if label.kind == "tag" and label.confidence >= SURE]
-    where = f"The place is probably a {places[0].text}." if places else ""
-    theme = f"It has to do with {_joined(themes[:2], 'and')}." if themes else ""
-    return " ".join(part for part in (where, theme) if part)
+    return f"It has to do with {_joined(themes[:2], 'and')}." if themes else ""
 
 
 def _near(evidence: Evidence) -> str:
@@ -228,9 +360,13 @@ def _presence(label: Label) -> str:
 
 
 def _with_article(text: str) -> str:
-    if text[:1].isupper() or text.endswith("s"):
+    if text[:1].isupper() or text.endswith("s") or text in UNCOUNTED:
         return text
     return f"{'an' if text[:1].lower() in 'aeiou' else 'a'} {text}"
+
+
+def _lowered(text: str) -> str:
+    return text[:1].lower() + text[1:]
 
 
 def _joined(parts: Sequence[str], word: str) -> str:

@@ -13,18 +13,24 @@ from core.types import Label
 MOST_ASKED = 3
 
 
-def asked_labels(question: str, probabilities: np.ndarray) -> tuple[Label, ...]:
+def asked_labels(
+    question: str, probabilities: np.ndarray, *, caption: str = ""
+) -> tuple[Label, ...]:
     """The things a question names that the recogniser knows, each with its confidence.
 
     Args:
         question: as the person typed it; only English words are known.
         probabilities: of the picture over ImageNet's classes. Shape (1000,), sums to 1.
+        caption: what the gallery says is in the picture; a thing it names is there for sure.
     """
     classes = _classes()
+    there = set(_named(caption, tuple(classes)))
     return tuple(
         Label(
             text=word,
-            confidence=min(1.0, float(probabilities[list(classes[word])].sum())),
+            confidence=(
+                1.0 if word in there else min(1.0, float(probabilities[list(classes[word])].sum()))
+            ),
             kind="object",
             source="imagenet",
         )

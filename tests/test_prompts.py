@@ -62,6 +62,13 @@ def test_what_a_question_names_is_looked_for():
     assert told == "There is no dog. There is a cat."
 
 
+def test_what_the_caption_names_is_there_for_sure():
+    (rocket,) = asked_labels(
+        "Is this a rocket?", np.full(1000, 0.001), caption="A rocket on its launch pad"
+    )
+    assert rocket.confidence == 1.0
+
+
 def test_things_the_recogniser_does_not_know_are_not_claimed():
     assert asked_labels("Was ist das für ein Rucksäcklein?", np.full(1000, 0.001)) == ()
 
@@ -75,6 +82,30 @@ def test_a_blind_model_is_shown_how_such_a_question_is_answered(question):
     seeing = build_prompt(question, evidence=evidence, has_picture=True)
     assert len(blind) > len(seeing) == 2
     assert blind[-1].content == seeing[-1].content == f"The picture shows a cat.\n{question}"
+
+
+@pytest.mark.parametrize(
+    ("confidence", "answer"),
+    [(0.9, "Yes, there is a car."), (0.1, "not sure"), (0.001, "No, I see no horse")],
+)
+def test_the_example_has_the_answer_that_the_evidence_asks_for(confidence, answer):
+    evidence = Evidence(labels=(label("cat", 0.9),), asked=(label("dog", confidence),))
+    prompt = build_prompt(
+        "Is there a dog?", evidence=evidence, has_picture=True, picture_tokens=False
+    )
+    examples = [message.content for message in prompt if message.role == "assistant"]
+    assert len(examples) == 1
+    assert answer in examples[0]
+
+
+def test_a_question_about_the_thing_itself_is_told_what_it_is():
+    prompt = build_prompt(
+        "What does it eat?",
+        evidence=Evidence(labels=(label("cat", 0.9),)),
+        has_picture=True,
+        picture_tokens=False,
+    )
+    assert [message.content for message in prompt[1:]] == ["About a cat: What does it eat?"]
 
 
 def test_examples_leave_room_for_earlier_turns():
