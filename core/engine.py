@@ -22,6 +22,8 @@ from core.types import (
     AdapterCard,
     AnswerStep,
     Candidate,
+    DrawingStep,
+    DrawnPicture,
     Evidence,
     GalleryPicture,
     IndexProgress,
@@ -54,6 +56,8 @@ log = logging.getLogger(__name__)
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
+Step = TypeVar("Step")
+Result = TypeVar("Result")
 
 REMEMBERED = 256  # pictures whose vector, labels and caption are kept at hand, a few KB each
 CANCEL_POLL_S = 0.2
@@ -266,15 +270,15 @@ class Engine:
                 rows=tuple(rows),
                 words=words,
                 cancel=cancel or threading.Event(),
-                sampling=sampling or self.default_sampling(),
+                sampling=sampling or self.default_sampling(n_rows=len(rows)),
             )
         )
 
-    def default_sampling(self) -> Sampling:
-        """How tokens are drawn unless a caller says otherwise."""
+    def default_sampling(self, *, n_rows: int = 1) -> Sampling:
+        """How tokens are drawn unless a caller says otherwise; a pair is drawn more freely."""
         chosen = self._settings.answering
         return Sampling(
-            temperature=chosen.temperature,
+            temperature=chosen.temperature if n_rows == 1 else chosen.pair_temperature,
             top_p=chosen.top_p,
             repetition_penalty=chosen.repetition_penalty,
             max_new_tokens=chosen.max_new_tokens,
@@ -342,6 +346,19 @@ class Engine:
     def can_draw_pictures(self) -> bool:
         """Whether the active preset names a pipeline that draws pictures."""
         return self._settings.active.illustrator is not None
+
+    def draw_picture(
+        self, prompt: str, *, seed: int, cancel: threading.Event | None = None
+    ) -> Iterator[DrawingStep]:
+        """A picture of the prompt by the preset's pipeline, step by step; none when cancelled.
+
+        Raises:
+            UserError: the prompt is empty or too long, or the preset draws no pictures.
+            Busy: too much is waiting.
+        """
+        limit = self._settings.limits.max_text_chars
+        prompt = _checked(prompt, limit, "text", "Describe the picture.")
+        return self._drawing_steps(prompt, seed=seed, cancel=cancel or threading.Event())
 
     # Adapters
 
@@ -411,7 +428,8 @@ class Engine:
         prompt: tuple[Message, ...] = ()
         texts = ("",) * len(request.rows)
         try:
-            for step in _until_done(heard, future, request.cancel):
+            steps: Iterator[_Begun | _Said] = _until_done(heard, future, request.cancel)
+            for step in steps:
                 if isinstance(step, _Begun):
                     prompt = step.prompt
                 else:
@@ -469,6 +487,41 @@ class Engine:
             cancel=is_over,
             on_texts=on_texts,
         )
+
+    def _drawing_steps(
+        self, prompt: str, *, seed: int, cancel: threading.Event
+    ) -> Iterator[DrawingStep]:
+        heard: queue.SimpleQueue[DrawingStep | None] = queue.SimpleQueue()
+        is_over = threading.Event()  # not `cancel`, which is the caller's to set
+
+        def on_step(done: int, total: int) -> None:
+            heard.put(DrawingStep(done=done, total=total))
+            if cancel.is_set():
+                is_over.set()
+            self._worker.run_quick()
+
+        def draw() -> DrawnPicture | None:
+            from core.illustrator import png_with_origin
+
+            drawings = self._models.illustrator().draw(
+                prompt, seed=seed, on_step=on_step, cancel=is_over
+            )
+            if not drawings:
+                return None
+            return DrawnPicture(png=png_with_origin(drawings[0]), candidate=drawings[0].candidate)
+
+        future = self._worker.submit(draw)
+        future.add_done_callback(lambda _: heard.put(None))
+        last = DrawingStep(done=0, total=1)
+        try:
+            for last in _until_done(heard, future, cancel):
+                yield last
+        finally:  # reached early when nobody listens any more
+            is_over.set()
+            future.cancel()
+        picture = None if future.cancelled() else future.result()
+        if picture is not None:
+            yield DrawingStep(done=last.total, total=last.total, picture=picture)
 
     def _evidence(self, request: _Request, picture: Picture, image: "Image.Image") -> Evidence:
         from core.colours import main_colours
@@ -615,10 +668,10 @@ def _checked(text: str, limit: int, what: str, advice: str) -> str:
 
 
 def _until_done(
-    heard: "queue.SimpleQueue[_Begun | _Said | None]",
-    future: "Future[tuple[Candidate, ...]]",
+    heard: "queue.SimpleQueue[Step | None]",
+    future: "Future[Result]",
     cancel: threading.Event,
-) -> Iterator[_Begun | _Said]:
+) -> Iterator[Step]:
     """What the worker says, until it is done or the request is taken back before its turn."""
     while True:
         try:

@@ -5,16 +5,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.errors import UserError
 from core.settings import Settings
 
 if TYPE_CHECKING:
     from core.answerer import Answerer
     from core.embedder import Embedder
+    from core.illustrator import Illustrator
     from core.recognizer import Recognizer
 
 
 class Models:
-    """Embedder, recogniser and answerer; only the worker's thread may ask for them."""
+    """Embedder, recogniser, answerer and illustrator; only the worker's thread may ask for them."""
 
     def __init__(self, settings: Settings, *, cache: Path) -> None:
         self._preset = settings.active
@@ -22,6 +24,7 @@ class Models:
         self._embedder: Embedder | None = None
         self._recognizer: Recognizer | None = None
         self._answerer: Answerer | None = None
+        self._illustrator: Illustrator | None = None
         self._message: str | None = None
 
     @property
@@ -65,6 +68,30 @@ class Models:
 
                 self._answerer = load_answerer(self._preset, cache=self._cache, progress=self._note)
         return self._answerer
+
+    def illustrator(self) -> "Illustrator":
+        """The pipeline that draws pictures.
+
+        Raises:
+            UserError: the preset names none.
+        """
+        if self._preset.illustrator is None:
+            raise UserError(
+                f"The preset '{self._preset.title}' draws storyboards and no pictures. "
+                "Start the app with --preset gpu for pictures."
+            )
+        if self._illustrator is None:
+            with self._telling("Loading the model that draws, a minute or two the first time"):
+                from core.illustrator import load_illustrator
+
+                self._illustrator = load_illustrator(
+                    self._preset.illustrator,
+                    device=self._preset.device,
+                    dtype=self._preset.dtype,
+                    cache=self._cache,
+                    progress=self._note,
+                )
+        return self._illustrator
 
     @contextmanager
     def _telling(self, message: str) -> Iterator[None]:

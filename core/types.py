@@ -131,6 +131,23 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DrawnPicture:
+    """A picture that a diffusion pipeline drew."""
+
+    png: bytes  # says in its text chunks how it was made
+    candidate: Candidate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawingStep:
+    """One moment of a picture being drawn; the last one, and only that one, carries it."""
+
+    done: int
+    total: int
+    picture: DrawnPicture | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RowSpec:
     """Which adapter answers one row of a batch, and with which seed."""
 
