@@ -37,8 +37,8 @@ class Timing:
 def main() -> None:
     """Measure and write results/answering.json."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--exact", type=int, default=20, help="pairs compared with their halves")
     arguments = parser.parse_args()
     answerer = load_answerer(load_settings().presets["embedded"], cache=cache_dir())

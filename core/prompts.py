@@ -31,7 +31,7 @@ RULES_ABOUT_A_THING = "You are a helpful assistant. Answer in one or two short s
 # A small model without picture tokens answers what it is told only when it is told little else and
 # shown one answer of the same kind: alone, SmolLM2-135M got 0 of 6 "is there" questions right.
 # So each kind of question has its own facts and its own worked example.
-Fact = Literal["shown", "place", "theme", "colours", "near", "asked"]
+Fact = Literal["shown", "place", "theme", "colours", "near", "asked", "identity"]
 _Example = tuple[str, str, str]  # told, question, answer
 _Examples = tuple[_Example, ...]
 ALL_FACTS: tuple[Fact, ...] = ("shown", "place", "theme", "colours", "near", "asked")
@@ -63,33 +63,33 @@ _MAY_BE_SEEN = (
 )
 _PRESENCE = _kind(r"^\W*(is|are) there\b|^\W*(do|can) (you|i|we) see\b", ("shown", "asked"))
 _IS_IT = (
-    "The picture shows a car. There is a car.",
+    "The picture shows a car. This is a car.",
     "Is this a car?",
     "Yes, this is a car.",
 )
 _IS_NOT_IT = (
-    "The picture shows a house. There is no horse.",
+    "The picture shows a house. This is no horse.",
     "Is this a horse?",
     "No, this is a house, not a horse.",
 )
 _MAY_BE_IT = (
-    "The picture probably shows a boat or a bridge. There may be a bridge.",
+    "The picture probably shows a boat or a bridge. This may be a bridge.",
     "Is this a bridge?",
     "It may be a bridge, but I am not sure.",
 )
-_NATURE = _kind(r"^\W*(is|are) (this|that|it|these|those)\b", ("shown", "asked"))
+_NATURE = _kind(r"^\W*(is|are) (this|that|it|these|those)\b", ("shown", "identity"))
 _IS_KNOWN = (
     "The picture shows this: A brown dog on a beach.",
     "What is this?",
     "This is a brown dog on a beach.",
 )
 _IS_RECOGNISED = (
-    "The picture shows a dog (maybe beagle).",
+    "The picture shows a dog (maybe a beagle).",
     "What is this?",
     "This is a dog, maybe a beagle.",
 )
 _IS_RECOGNISED_SOMEWHERE = (
-    "The picture shows a dog (maybe beagle). The place is probably a garden.",
+    "The picture shows a dog (maybe a beagle). The place is probably a garden.",
     "What is this?",
     "This is a dog, maybe a beagle, in a garden.",
 )
@@ -194,7 +194,8 @@ def describe(evidence: Evidence, facts: Sequence[Fact] = ALL_FACTS) -> str:
             f"The colours are {_joined(evidence.colours, 'and')}." if evidence.colours else ""
         ),
         "near": _near(evidence),
-        "asked": " ".join(_presence(label) for label in evidence.asked),
+        "asked": " ".join(_presence(label, "There") for label in evidence.asked),
+        "identity": " ".join(_presence(label, "This") for label in evidence.asked),
     }
     return " ".join(sentences[fact] for fact in facts if sentences[fact])
 
@@ -312,12 +313,14 @@ def _shown(evidence: Evidence) -> str:
     things = [label for label in evidence.labels if label.kind == "object"]
     if not things:
         return ""
-    guesses = [label.text for label in things[1:] if label.confidence >= LIKELY][:MAX_GUESSES]
+    guesses = [_with_article(label.text) for label in things[1:] if label.confidence >= LIKELY][
+        :MAX_GUESSES
+    ]
     if things[0].confidence >= SURE:
         maybe = f" (maybe {_joined(guesses, 'or')})" if guesses else ""
         return f"The picture shows {_with_article(things[0].text)}{maybe}."
     if things[0].confidence >= LIKELY:
-        named = [_with_article(text) for text in (things[0].text, *guesses)]
+        named = [_with_article(things[0].text), *guesses]
         return f"The picture probably shows {_joined(named, 'or')}."
     return f"It is hard to tell what the picture shows, maybe {_with_article(things[0].text)}."
 
@@ -350,17 +353,16 @@ def _is_telling(hit: SearchHit) -> bool:
     return hit.score >= NEAR and hit.picture.album not in ("pictograms", "photographs")
 
 
-def _presence(label: Label) -> str:
-    thing = _with_article(label.text)
+def _presence(label: Label, what: Literal["There", "This"]) -> str:
     if label.confidence >= LIKELY:
-        return f"There is {thing}."
+        return f"{what} is {_with_article(label.text)}."
     if label.confidence >= ABSENT:
-        return f"There may be {thing}."
-    return f"There is no {label.text}."
+        return f"{what} may be {_with_article(label.text)}."
+    return f"{what} is no {label.text}."
 
 
 def _with_article(text: str) -> str:
-    if text[:1].isupper() or text.endswith("s") or text in UNCOUNTED:
+    if text.endswith("s") or text in UNCOUNTED:
         return text
     return f"{'an' if text[:1].lower() in 'aeiou' else 'a'} {text}"
 

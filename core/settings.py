@@ -97,7 +97,8 @@ class Preset(_Strict):
 
 
 class Answering(_Strict):
-    temperature: float = Field(default=0.7, ge=0, le=2)
+    temperature: float = Field(default=0.3, ge=0, le=2)
+    pair_temperature: float = Field(default=0.7, ge=0, le=2)
     top_p: float = Field(default=0.9, gt=0, le=1)
     repetition_penalty: float = Field(default=1.1, ge=1, le=2)
     max_new_tokens: int = Field(default=96, ge=1, le=2048)

@@ -93,6 +93,14 @@ def test_a_pair_streams_together_and_each_side_equals_its_own_answer(engine, pic
     assert pair == alone
 
 
+def test_a_pair_is_drawn_more_freely_than_one_answer(engine, tiny_settings):
+    chosen = tiny_settings.answering
+    pair = (RowSpec(adapter=None, seed=1), RowSpec(adapter=None, seed=2))
+    for rows, temperature in (((BASE_ROW,), chosen.temperature), (pair, chosen.pair_temperature)):
+        candidates = ask(engine, rows, sampling=None)[-1].candidates
+        assert {candidate.parameters["temperature"] for candidate in candidates} == {temperature}
+
+
 def test_a_question_without_a_picture_is_answered_from_words_alone(engine):
     steps = ask(engine, question="How do birds fly?")
     assert steps[-1].evidence.labels == ()

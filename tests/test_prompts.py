@@ -24,7 +24,7 @@ def hit(caption, *, score, album):
 @pytest.mark.parametrize(
     ("labels", "told"),
     [
-        ([("cup", 0.7), ("pot", 0.2), ("eel", 0.1)], "The picture shows a cup (maybe pot)."),
+        ([("cup", 0.7), ("pot", 0.2), ("eel", 0.1)], "The picture shows a cup (maybe a pot)."),
         ([("apple", 0.3), ("ball", 0.2)], "The picture probably shows an apple or a ball."),
         ([("eel", 0.1)], "It is hard to tell what the picture shows, maybe an eel."),
         ([], ""),
