@@ -72,11 +72,11 @@ def build_api(actions: ApiActions) -> None:
         concurrency_limit=WAITING,
     )
     # Votes do not wait in a queue: they are acknowledged within milliseconds of being on disk.
-    for endpoint in (endpoints.vote, endpoints.explain_vote):
+    for voting in (endpoints.vote, endpoints.explain_vote):
         gr.api(
-            shows_user_errors(endpoint),
-            api_name=endpoint.__name__,
-            api_description=_documentation(endpoint),
+            shows_user_errors(voting),
+            api_name=voting.__name__,
+            api_description=_documentation(voting),
             queue=False,
         )
 

@@ -13,6 +13,7 @@ import gradio as gr
 from core.errors import UserError
 from core.types import Storyboard, StoryboardPlan
 from ui.markup import notice, progress, text
+from ui.picture_half import DrawPicture, build_picture_half
 
 EXAMPLES = (
     "Explain how a black hole forms",
@@ -50,6 +51,7 @@ class IllustrateActions:
     recaption: Callable[[StoryboardPlan, Sequence[str]], StoryboardPlan]
     draw: Callable[[StoryboardPlan], Storyboard]
     max_text_chars: int
+    draw_picture: DrawPicture | None = None  # None where the preset has no pipeline for it
 
     def illustrate(self, wanted: str) -> Storyboard:
         """Answer where it is a request, plan and draw, in one go."""
@@ -92,6 +94,8 @@ def build_illustrate_tab(actions: IllustrateActions) -> gr.Textbox:
             with gr.Row(visible=False, elem_classes="sl-actions") as downloads:
                 svg_file = gr.DownloadButton("Download SVG", size="sm", elem_id="download-svg")
                 png_file = gr.DownloadButton("Download PNG", size="sm", elem_id="download-png")
+            if actions.draw_picture is not None:
+                build_picture_half(actions.draw_picture, wanted)
 
     shown = [explanation, message, plan, captions, plan_box, board, downloads, svg_file, png_file]
     drawings: list[Any] = [

@@ -182,6 +182,7 @@ def _illustrate_actions(rooms: Rooms, facts: Facts) -> IllustrateActions:
         recaption=sight.replan_storyboard,
         draw=sight.draw_storyboard,
         max_text_chars=facts.limits.max_text_chars,
+        draw_picture=sight.draw_picture if sight.can_draw_pictures else None,
     )
 
 

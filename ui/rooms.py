@@ -13,6 +13,7 @@ from core.types import (
     BlindBattle,
     Candidate,
     DayVotes,
+    DrawingStep,
     Evidence,
     GalleryPicture,
     IndexProgress,
@@ -89,6 +90,12 @@ class Sight(Protocol):
         self, plan: StoryboardPlan, captions: Sequence[str]
     ) -> StoryboardPlan: ...
     def draw_storyboard(self, plan: StoryboardPlan) -> Storyboard: ...
+
+    @property
+    def can_draw_pictures(self) -> bool: ...
+    def draw_picture(
+        self, prompt: str, *, seed: int, cancel: threading.Event | None = None
+    ) -> Iterator[DrawingStep]: ...
 
     def live_adapter(self) -> str | None: ...
     def previous_adapter(self) -> str | None: ...
