@@ -1,6 +1,7 @@
 """A room of sight that can be computed by eye, for tests of the pages."""
 
 import hashlib
+import io
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,8 @@ from core.types import (
     AdapterCard,
     AnswerStep,
     Candidate,
+    DrawingStep,
+    DrawnPicture,
     Evidence,
     GalleryPicture,
     IndexProgress,
@@ -50,6 +53,7 @@ class SmallSight:
     question, word by word, and end with the seed."""
 
     sees_picture = False
+    draws = False  # whether there is a pipeline that draws pictures
 
     def __init__(self, root: Path, *, limits: Limits, pause_s: float = 0.0) -> None:
         self._pictures = PictureFolder(root / "pictures", limits=limits)
@@ -220,6 +224,21 @@ class SmallSight:
             )
             for n in (1, 2)
         ]
+
+    @property
+    def can_draw_pictures(self) -> bool:
+        return self.draws
+
+    def draw_picture(self, prompt: str, *, seed: int, cancel=None) -> Iterator[DrawingStep]:
+        if not prompt.strip():
+            raise UserError("The text is empty. Describe the picture.")
+        made = Candidate(content="", model_id="one-colour", revision="1", adapter=None, seed=seed)
+        file = io.BytesIO()
+        Image.new("RGB", (8, 8), "red").save(file, "PNG")
+        yield DrawingStep(done=1, total=1)
+        yield DrawingStep(
+            done=1, total=1, picture=DrawnPicture(png=file.getvalue(), candidate=made)
+        )
 
     def adapter_problems(self) -> dict[str, str]:
         return {}
