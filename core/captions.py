@@ -57,6 +57,7 @@ _LEADING = re.compile(
 _NOT_LEADING = re.compile(
     r"^(?:so (?:many|much|few|little|far|long|that)|(?:the )?(?:first|second|third|last|next) "
     r"(?!,)(?!of all)(?:[a-z]+ ){0,1}[a-z]+ (?:is|are|has|was)\b|now (?:that)\b"
+    r"|next (?:spring|summer|autumn|fall|winter|week|month|year|day|morning|night|time)\b"
     r"|again and again|first (?:place|time|step|stage|part)\b|next (?:to|step|stage)\b"
     r"|second (?:place|step|stage|part)\b|last (?:step|stage)\b)",
     re.IGNORECASE,
@@ -429,8 +430,10 @@ def _leaves_a_fragment(text: str, match: re.Match[str]) -> bool:
     before, is_trailing = text[: match.start()], match.end() == len(text)
     if _NEEDS_MORE.search(before):
         return True  # "Plants take (in water)"
-    if re.match(r",\s+(?:and|or)\s", match.group()) and re.search(r",(?:\s[\w-]+){1,3}$", before):
+    if re.match(r",?\s+(?:and|or)\s", match.group()) and re.search(r",(?:\s[\w-]+){1,3}$", before):
         return True  # the end of a list
+    if not is_trailing and re.match(r",\s[\w'’ -]+\s(?:and|or)\s", text[match.end() :]):
+        return True  # the start of a list
     relative_is_open = re.search(r",\s(?:which|who|whose|where)\s[^,]*$", before)
     if is_trailing and relative_is_open:
         return True  # "The moon, which circles": the main verb would go

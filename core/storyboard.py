@@ -63,7 +63,9 @@ _PARTS = re.compile(
     re.IGNORECASE,
 )
 _STATIC_VERB = re.compile(
-    r"\b(?:is|are|has|have|contains?|holds?|includes?|shows?|sits?|stands?|lies?|wears?|protects?"
+    # "is picked" tells what happens, "is red" how something is.
+    r"\b(?:(?:is|are)(?! (?:\w+ly )?(?:\w+(?:ed|en)|made|put|cut|kept|sold|built|sent|left)\b)"
+    r"|has|have|contains?|holds?|includes?|shows?|sits?|stands?|lies?|wears?|protects?"
     r"|covers?|surrounds?|controls?|connects?|stores?|keeps?|supports?)\b",
     re.IGNORECASE,
 )
@@ -148,6 +150,14 @@ _VERBISH = re.compile(
     r"|\w{2,}(?:[^s\W]s|es))\b",
     re.IGNORECASE,
 )
+_OPENS_VAGUELY = re.compile(
+    r"(?:it|they|this|these|that|there|he|she|we|you|i|when|if|as|after|before|once|while|because"
+    r"|to|in|on|at|for|with)\b",
+    re.IGNORECASE,
+)
+_OF_A_PICTURE = re.compile(
+    r"(?:in )?(?:the|this) (?:picture|image|photo|photograph)\b", re.IGNORECASE
+)
 _ARTICLE = re.compile(r"^(?:an?|the)\b", re.IGNORECASE)
 # "the bill and", "a bill.": a noun that an article stands before and no other noun after.
 _NAMED = re.compile(
@@ -200,6 +210,7 @@ def plan_storyboard(text: str, *, pictograms: PictogramFinder, request: str = ""
     drafts: list[_Draft] = []
     if structure == "comparison":
         columns, drafts = _compare(passages, title)
+        title = title or _both(columns, text)
     if not drafts:
         structure = _structure(passages, title, may_compare=False)
         drafts = _steps(passages, structure, title=title)
@@ -348,6 +359,8 @@ def _structure(
         return "comparison"
     if _CYCLE.search(title) or _CYCLE.search(sentences[0]) or _CYCLE.search(last):
         return "cycle"
+    if len(sentences) < MIN_STEPS and _listed(sentences):
+        return "parts"
     order = sum(bool(_ORDER.search(sentence)) for sentence in sentences)
     parts = 2 * sum(bool(_PARTS.search(sentence)) for sentence in sentences[:2])
     parts += 3 * bool(
@@ -383,9 +396,8 @@ def _steps(passages: Sequence[Passage], structure: StoryStructure, *, title: str
 
 def _draft(sentence: str, *, first: str | None = None) -> _Draft:
     bare = _JOINT_WORD.sub("", sentence) if sentence[:1].islower() else sentence
-    relation = relation_of(sentence)
-    if sentence.lower().startswith("because "):
-        relation = "because"
+    # A clause that was cut off at its "because" follows what it explains.
+    relation = "because" if sentence.startswith("because ") else relation_of(sentence)
     return _Draft(sentence=_cased(sentence), caption=shorten(first or bare), relation=relation)
 
 
@@ -519,6 +531,14 @@ def _compare(
     return sides, drafts
 
 
+def _both(columns: Sequence[str], text: str) -> str:
+    """ "Cats and dogs": the second as the text writes it inside of a sentence."""
+    if not columns:
+        return ""
+    second = columns[1][:1].lower() + columns[1][1:]
+    return f"{columns[0]} and {second if second in text else columns[1]}"
+
+
 def _mentions(sentence: str, thing: str) -> bool:
     stems = {stem(word) for word in re.findall(r"[\w'’-]+", sentence.lower())}
     return all(stem(word) in stems for word in content_words(thing) or thing.lower().split())
@@ -531,6 +551,7 @@ def _subject(sentence: str) -> str:
         r"(?:is|are|was|were|has|have|can|cannot|will|may|do|does|live|lives|use|uses|need|needs|eat"
         r"|eats|make|makes|grow|grows|give|gives|get|gets|come|comes|tend|tends|lay|lays|like|likes"
         r"|consists?|contains?|includes?|describes?|refers?|happens?|occurs?|means?|begins?|starts?"
+        r"|began|started|happened|occurred|became|took|came|made|had|lived|grew|found"
         r"|shows?|explains?|comprises?|work|works|run|runs|burn|burns|take|takes|store|stores|move|moves|form|forms|turns?)\b",
         sentence,
         re.IGNORECASE,
@@ -568,13 +589,15 @@ def _title_from(drafts: Sequence[_Draft], passages: Sequence[Passage]) -> str:
     """A title in the text's own words: what it defines, what happens in it, or what it repeats."""
     sentences = _all_sentences(passages)
     first = strip_leading(sentences[0]).rstrip(".")
+    if _OF_A_PICTURE.match(sentences[0]):
+        return _cut(drafts[0].caption, TITLE_CHARS)
     if (match := _HAPPENS_WHEN.match(first)) and (what := _ARTICLE.match(match["what"])):
         rest = match["what"][what.end() :]
         return _cut(f"How {what[0].lower()}{rest} {match['verb']}", TITLE_CHARS)
+    if purpose := re.match(r"(To [a-z][^,]{3,60}),", first):
+        return purpose[1]
     subject = _subject(first)
-    if subject and not re.match(
-        r"(?:it|they|this|these|that|there|he|she|we|you|i)\b", subject, re.I
-    ):
+    if subject and content_words(subject) and not _OPENS_VAGUELY.match(subject):
         return _cut(subject, TITLE_CHARS)
     named = Counter(word.lower() for s in sentences for word in _NAMED.findall(s))
     word, count = named.most_common(1)[0] if named else ("", 0)
