@@ -241,7 +241,11 @@ class Passage:
 def read_passages(text: str) -> list[Passage]:
     """The text's paragraphs, list entries and headings in order, marks and chatter taken off."""
     passages: list[Passage] = []
-    for kind, line in _joined_lines(text.replace("\r\n", "\n").replace("\r", "\n").split("\n")):
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    if not re.search(r"[.!?。！？]", text) and sum(map(bool, map(str.strip, lines))) >= 3:
+        # No sentence ends anywhere: each line is one, as in notes and recipes.
+        lines = [line if not line.strip() or _entry(line) else f"- {line}" for line in lines]
+    for kind, line in _joined_lines(lines):
         sentences = tuple(
             sentence
             for sentence in _sentences_of_line(_plain(line))

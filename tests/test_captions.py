@@ -90,3 +90,12 @@ def test_list_entries_keep_their_sentences_together() -> None:
 
 def test_marks_that_turn_the_writing_direction_are_dropped() -> None:
     assert split_sentences("A \u202ecat\u202c sat\x07.") == ["A cat sat."]
+
+
+def test_lines_without_full_stops_are_steps() -> None:
+    passages = read_passages("mix the flour\nknead the dough\nbake it")
+    assert [p.sentences for p in passages] == [
+        ("mix the flour",),
+        ("knead the dough",),
+        ("bake it",),
+    ]
