@@ -52,12 +52,12 @@ function draw(turn, index, isLast) {
 }
 
 function render() {
-  const value = props.value ?? { turns: [] };
+  const turns = props.value?.turns ?? [];
   const list = element.querySelector(".sl-turns");
-  element.querySelector(".sl-turns-empty").hidden = value.turns.length > 0;
+  element.querySelector(".sl-turns-empty").hidden = turns.length > 0;
   // Only what changed is drawn anew, so that evidence a person opened stays open.
-  value.turns.forEach((turn, index) => {
-    const isLast = index === value.turns.length - 1;
+  turns.forEach((turn, index) => {
+    const isLast = index === turns.length - 1;
     const key = JSON.stringify([turn, isLast]);
     if (drawn[index] === key) return;
     drawn[index] = key;
@@ -67,9 +67,9 @@ function render() {
     if (stale.querySelector("details[open]")) fresh.querySelector("details")?.setAttribute("open", "");
     list.replaceChild(fresh, stale);
   });
-  while (list.children.length > value.turns.length) list.lastElementChild.remove();
-  drawn.length = value.turns.length;
-  if (value.turns.some((turn) => turn.working)) list.scrollTop = list.scrollHeight;
+  while (list.children.length > turns.length) list.lastElementChild.remove();
+  drawn.length = turns.length;
+  if (turns.some((turn) => turn.working)) list.scrollTop = list.scrollHeight;
 }
 
 render();

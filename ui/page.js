@@ -51,6 +51,19 @@
     if (chosen) document.body.classList.toggle("dark", chosen === "dark");
   }
 
+  // Gradio swallows a failed call and answers undefined; a call may also never come back.
+  async function answerOf(call, withinMs = 15000) {
+    let timer;
+    const tooLate = new Promise((_, reject) => { timer = setTimeout(() => reject(new Error("no answer")), withinMs); });
+    try {
+      const reply = await Promise.race([call, tooLate]);
+      if (reply === null || typeof reply !== "object") throw new Error("no answer");
+      return reply;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
   function isTyping(target) {
     return target instanceof Element
       && target.closest("input, textarea, select, [contenteditable='true']") !== null;
@@ -67,6 +80,6 @@
   }
 
   window.sightloop = {
-    h, recall, remember, newId, voter, isDark, setDark, applyTheme, isTyping, nameIconButtons,
+    answerOf, h, recall, remember, newId, voter, isDark, setDark, applyTheme, isTyping, nameIconButtons,
   };
 })();

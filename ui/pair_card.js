@@ -1,6 +1,6 @@
 // Two answers side by side, blind. One listener for the keys, one vote in flight, one ballot id per
 // pair: pressing again after a failure sends the same ballot, which is stored once.
-const { h, newId, voter, recall, remember, isTyping } = window.sightloop;
+const { answerOf, h, newId, voter, recall, remember, isTyping } = window.sightloop;
 const CHOICES = [
   { outcome: "left", key: "1", words: "A is better" },
   { outcome: "right", key: "2", words: "B is better" },
@@ -59,7 +59,7 @@ async function send() {
   say("Saving your choice …");
   let reply;
   try {
-    reply = await server.cast_vote(sent);
+    reply = await answerOf(server.cast_vote(sent));
   } catch {
     if (ballot !== sent) return;
     setPhase("unsaved");
@@ -102,7 +102,7 @@ async function showWhich(sent, reasons, comment) {
   button.disabled = true;
   let reply;
   try {
-    reply = await server.reveal({ ...sent, reasons, comment });
+    reply = await answerOf(server.reveal({ ...sent, reasons, comment }));
   } catch {
     reply = { shown: false, why: "The server could not be reached. Press again." };
   }

@@ -1,5 +1,5 @@
 // The search results: a grid of pictures, and one picture large in a dialog.
-const { h, voter } = window.sightloop;
+const { answerOf, h, voter } = window.sightloop;
 
 function bar(score) {
   return h("meter", { class: "sl-meter", min: 0, max: 1, value: score, "aria-hidden": "true" });
@@ -53,7 +53,7 @@ function about(hit) {
 async function keepThumb(thumb, status) {
   let reply;
   try {
-    reply = await server.record_thumb(thumb);
+    reply = await answerOf(server.record_thumb(thumb));
   } catch {
     reply = { kept: false, why: "Not saved. Check the connection and press again." };
   }
@@ -90,7 +90,7 @@ function show(hit) {
           thumb(true, hit, status), thumb(false, hit, status), status),
         h("p", { class: "sl-quiet sl-credit" }, `From ${hit.album}.`, hit.credit ? ` ${hit.credit}` : ""))));
   dialog.showModal();
-  server.record_open(about(hit)).catch(() => {});
+  server.record_open(about(hit))?.catch?.(() => {}); // opening works without being noted
 }
 
 function example(words) {
@@ -98,7 +98,7 @@ function example(words) {
 }
 
 function textHits(value) {
-  if (!value.words.length) return null;
+  if (!value.words?.length) return null;
   return h("section", { class: "sl-in-words" },
     value.picture ? h("img", { src: value.picture, alt: "The picture you searched with" }) : null,
     h("div", {}, h("h3", {}, "In words"),
@@ -122,8 +122,8 @@ function render() {
   }
   if (value.state === "working") parts.push(skeleton());
   if (value.state === "result") {
-    parts.push(textHits(value), grid(value.fits));
-    if (value.more.length) {
+    parts.push(textHits(value), grid(value.fits ?? []));
+    if (value.more?.length) {
       parts.push(h("p", { class: "sl-divider" }, h("span", {}, `${value.more.length} more that may`)), grid(value.more));
     }
   }
