@@ -244,7 +244,10 @@ def read_passages(text: str) -> list[Passage]:
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     if not re.search(r"[.!?。！？]", text) and sum(map(bool, map(str.strip, lines))) >= 3:
         # No sentence ends anywhere: each line is one, as in notes and recipes.
-        lines = [line if not line.strip() or _entry(line) else f"- {line}" for line in lines]
+        lines = [
+            line if not line.strip() or _HEADING.match(line) or _entry(line) else f"- {line}"
+            for line in lines
+        ]
     for kind, line in _joined_lines(lines):
         sentences = tuple(
             sentence

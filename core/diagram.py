@@ -31,6 +31,7 @@ from core.types import DiagramTheme, Storyboard, StoryboardPlan, StoryboardStep
 
 PNG_WIDTH = 1600
 _PICTOGRAM_PX = 160  # of the copy inside the SVG: sharp on screens with two pixels a point
+_EAST_ASIAN_FONT = "DroidSansFallback"
 _FAMILIES: dict[Weight, str] = {"regular": "Open Sans", "bold": "Open Sans Semibold"}
 _OTHER_FONTS = "system-ui, 'Segoe UI', 'Noto Sans', 'Noto Sans CJK SC', sans-serif"
 _STRUCTURE_WORDS = {
@@ -309,7 +310,10 @@ def _png(svg: str, plan: StoryboardPlan) -> bytes:
     rendered = resvg_py.svg_to_bytes(
         svg_string=svg,
         width=PNG_WIDTH,
-        font_files=[str(FONT_FOLDER / f"{name}.ttf") for name in FONT_FILES.values()],
+        # Chinese, Japanese and Korean come from the second font; other scripts from the system's.
+        font_files=[
+            str(FONT_FOLDER / f"{name}.ttf") for name in (*FONT_FILES.values(), _EAST_ASIAN_FONT)
+        ],
         font_family=_FAMILIES["regular"],
         sans_serif_family=_FAMILIES["regular"],
     )

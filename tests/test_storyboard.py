@@ -351,6 +351,12 @@ def test_the_text_is_drawn_in_the_shipped_font_on_a_bare_server(finder: Pictogra
     assert (title < 80).mean() > 0.03
 
 
+def test_chinese_is_drawn_too() -> None:
+    board = draw_storyboard(replace(made_plan(["恒星耗尽燃料", "核心坍缩", "黑洞"]), title="黑洞"))
+    title = np.asarray(Image.open(io.BytesIO(board.png)).convert("L"))[50:115, 700:900]
+    assert (title < 80).mean() > 0.03
+
+
 def test_a_storyboard_is_drawn_within_two_seconds(finder: PictogramFinder) -> None:
     made = plan_note(read_notes()[0], pictograms=finder)
     draw_storyboard(made)
