@@ -129,10 +129,13 @@ class PageTurn:
     options: tuple[str, str] | tuple[()] = ()  # the two answers that were compared
 
 
-def build_ask_tab(actions: AskActions, *, page: gr.Blocks, voter: gr.Textbox) -> AskTab:
+def build_ask_tab(
+    actions: AskActions, *, page: gr.Blocks, tab: gr.Tab, voter: gr.Textbox
+) -> AskTab:
     """Lay out the tab and wire it.
 
     Args:
+        tab: the tab itself.
         voter: holds the browser's voter token.
     """
     handlers = _Handlers(actions)
@@ -213,7 +216,8 @@ def build_ask_tab(actions: AskActions, *, page: gr.Blocks, voter: gr.Textbox) ->
     pair_card.voted(handlers.on_voted, turns, turns, **_PRIVATE)
     stop.click(handlers.on_stop, None, None, queue=False, **_PRIVATE)
     forget.click(handlers.on_forget, None, told, **_PRIVATE)
-    page.load(handlers.on_load, None, samples, **_PRIVATE)
+    # On select as well: at the first start the gallery is still empty when the page loads.
+    gr.on([page.load, tab.select], handlers.on_samples, picture_id, samples, **_PRIVATE)
     return AskTab(
         conversation=conversation,
         turns=turns,
@@ -225,16 +229,23 @@ def build_ask_tab(actions: AskActions, *, page: gr.Blocks, voter: gr.Textbox) ->
 
 def suggested_questions(recognition: Recognition | None) -> tuple[str, str, str]:
     """Three questions a person may ask of this picture, made from what was recognised in it."""
-    sure = recognition.objects[:1] if recognition else ()
-    if recognition is None or not sure or sure[0].confidence < SURE_ENOUGH:
-        return ("What is in this picture?", "Where could this be?", "What could happen next?")
-    thing = recognition.objects[0].text
-    second = (
-        f"Is this {recognition.scenes[0].text}, or somewhere else?"
-        if recognition.scenes and recognition.scenes[0].confidence >= SURE_ENOUGH
-        else "Where could this be?"
+    things = _surely(recognition.objects) if recognition else ()
+    scenes = _surely(recognition.scenes) if recognition else ()
+    return (
+        "What is in this picture?",
+        f"What colour is the {things[0].text}?" if things else "What could happen next?",
+        f"Could this be {_with_article(scenes[0].text)}?" if scenes else "Where could this be?",
     )
-    return (f"What is this {thing} like?", second, f"What is a {thing} used for or known for?")
+
+
+def _surely(labels: Sequence[Label]) -> tuple[Label, ...]:
+    return tuple(label for label in labels if label.confidence >= SURE_ENOUGH)
+
+
+def _with_article(noun: str) -> str:
+    if noun.startswith(("a ", "an ", "the ")):
+        return noun
+    return f"{'an' if noun[:1] in 'aeiou' else 'a'} {noun}"
 
 
 def recognised_in_words(recognition: Recognition) -> str:
@@ -260,7 +271,10 @@ class _Handlers:
     actions: AskActions
     running: dict[str, threading.Event] = field(default_factory=dict)  # by session
 
-    def on_load(self) -> list[dict[str, str]]:
+    def on_samples(self, picture_id: str | None) -> list[dict[str, str]]:
+        """Pictures to start with; none beside a picture that was chosen already."""
+        if picture_id is not None:
+            return []
         return [
             {"id": picture.id, "url": gallery_url(picture), "caption": picture.caption}
             for picture in self.actions.samples(N_SAMPLES)
@@ -327,7 +341,7 @@ class _Handlers:
         return _seen(
             picture_id=None,
             image=None,
-            samples=self.on_load(),
+            samples=self.on_samples(None),
             recognised="",
             words_box=gr.Accordion(visible=False),
             words="",

@@ -85,8 +85,8 @@ def build_page(rooms: Rooms, facts: Facts) -> gr.Blocks:
         with gr.Tabs(selected="search", elem_id="tabs") as tabs:
             with gr.Tab("Search", id="search"):
                 results = build_search_tab(search, page=page, voter=voter, owner_key=owner_key)
-            with gr.Tab("Ask", id="ask", render_children=True):
-                asked = build_ask_tab(ask, page=page, voter=voter)
+            with gr.Tab("Ask", id="ask", render_children=True) as ask_tab:
+                asked = build_ask_tab(ask, page=page, tab=ask_tab, voter=voter)
             with gr.Tab("Illustrate", id="illustrate", render_children=True):
                 illustrated = build_illustrate_tab(illustrate)
             with gr.Tab("Insights", id="insights") as insights_tab:
