@@ -405,6 +405,8 @@ def test_a_photo_is_taken_with_the_camera(visit: Visit) -> None:
     visit.tab("Ask")
     visit.page.get_by_label("Capture from camera").click()
     visit.page.get_by_text("Click to Access Webcam").click()
+    is_filming = "() => document.querySelector('#ask-picture video')?.videoWidth > 0"
+    visit.page.wait_for_function(is_filming)
     visit.page.get_by_label("capture photo").click()
     expect(visit.at("#recognised .sl-labels").first).to_be_visible()
     # Gradio asks for the progress of an upload without a name; that 404 is not ours.

@@ -135,7 +135,7 @@ def build_page(rooms: Rooms, facts: Facts) -> gr.Blocks:
 def _search_actions(rooms: Rooms, facts: Facts) -> SearchActions:
     sight, behaviour = rooms.sight, rooms.behaviour
     return SearchActions(
-        samples=partial(_samples, sight),
+        samples=_Samples(sight),
         search_text=sight.search_text,
         search_picture=sight.search_picture,
         nearest_texts=sight.nearest_texts,
@@ -159,7 +159,7 @@ def _ask_actions(rooms: Rooms, facts: Facts) -> AskActions:
         add_upload=partial(add_upload, sight.add_picture),
         picture=sight.picture,
         picture_from_gallery=sight.picture_from_gallery,
-        samples=partial(_samples, sight),
+        samples=_Samples(sight),
         recognize=sight.recognize,
         answer=sight.answer,
         loading_message=sight.loading_message,
@@ -246,16 +246,24 @@ def _pairs_missing(rooms: Rooms, facts: Facts) -> int:
     return rooms.numbers.pairs_missing(min_pairs=facts.nightly.min_pairs)
 
 
-def _samples(sight: Sight, n: int) -> Sequence[GalleryPicture]:
+@dataclass(slots=True)
+class _Samples:
     """A few gallery pictures to start with; none while the gallery is still empty."""
-    if sight.gallery_size() == 0:
-        return []
-    found = {
-        hit.picture.id: hit.picture
-        for words, album in SAMPLE_SEARCHES
-        for hit in sight.search_text(words, limit=1, album=album)
-    }
-    return list(found.values())[:n]
+
+    sight: Sight
+    found_at: int = 0  # size of the gallery they were found in
+    found: tuple[GalleryPicture, ...] = ()
+
+    def __call__(self, n: int) -> Sequence[GalleryPicture]:
+        size = self.sight.gallery_size()
+        if size != self.found_at:
+            nearest = {
+                hit.picture.id: hit.picture
+                for words, album in SAMPLE_SEARCHES
+                for hit in self.sight.search_text(words, limit=1, album=album)
+            }
+            self.found, self.found_at = tuple(nearest.values()), size
+        return self.found[:n]
 
 
 def add_upload(add_picture: Callable[[Path], Picture], upload: str) -> Picture:

@@ -214,14 +214,16 @@ class _Handlers:
         return gr.Timer(active=self._is_preparing()), self._start_page()
 
     def on_tick(self, results: object) -> Any:
-        progress_state = self.actions.index_state()
+        state = self.actions.index_state()
+        if state is not None:
+            message = f"Preparing the gallery: {state.done:,} of {state.total:,} pictures"
+            share = state.done / state.total if state.total else None
+            return progress(message, share), gr.skip(), gr.skip()
+        if self._is_preparing():
+            return progress("Opening the gallery …", None), gr.skip(), gr.skip()
         is_untouched = _part(results, "state") == "empty"
         start_page = self._start_page() if is_untouched else gr.skip()
-        if progress_state is None:
-            return "", gr.Timer(active=self._is_preparing()), start_page
-        done, total = progress_state.done, progress_state.total
-        message = f"Preparing the gallery: {done:,} of {total:,} pictures"
-        return progress(message, done / total if total else None), gr.skip(), start_page
+        return "", gr.Timer(active=False), start_page
 
     def on_owner(self, key: str, request: gr.Request) -> gr.Accordion:
         return gr.Accordion(visible=self.actions.is_owner(request, key))
