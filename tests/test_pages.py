@@ -23,7 +23,7 @@ from ui.charts import Table, table_markup
 from ui.frame import LoopState, strip_markup
 from ui.insights_tab import nights_figure, sides_figure, versions_figure
 from ui.markup import label_group
-from ui.page import add_upload
+from ui.page import _pairs_missing, add_upload
 from ui.pair_card import read_ballot, read_reasons
 from ui.search_tab import found
 from ui.server import is_local, owner_check
@@ -212,3 +212,16 @@ def test_reasons_that_the_page_does_not_offer_are_left_out() -> None:
 def test_a_ballot_with_missing_parts_is_refused(payload: object) -> None:
     with pytest.raises(VoteError):
         read_ballot(payload)
+
+
+def test_choices_that_a_night_has_learned_from_are_not_counted_again() -> None:
+    asked: list[int | None] = []
+    report = SimpleNamespace(decision="refused", manifest={"watermark": 41})
+    skipped = SimpleNamespace(decision="skipped", manifest={})
+    rooms = SimpleNamespace(
+        nights=SimpleNamespace(reports=lambda: [skipped, report]),
+        numbers=SimpleNamespace(pairs_missing=lambda min_pairs, since: asked.append(since)),
+    )
+    facts = SimpleNamespace(nightly=SimpleNamespace(min_pairs=50))
+    _pairs_missing(rooms, facts)  # type: ignore[arg-type]
+    assert asked == [41]

@@ -277,8 +277,13 @@ def days_figure(days: Sequence[DayVotes]) -> str:
         return figure("No votes yet", name="votes", units="Votes per day", plot=_nothing())
     busiest = max(days, key=lambda day: day.n)
     noun = "vote" if busiest.n == 1 else "votes"
+    finding = (
+        f"The busiest day was {_day(busiest.day)}, with {busiest.n:,} {noun}"
+        if len(days) > 1
+        else f"{busiest.n:,} {noun} on {_day(busiest.day)}, the first day"
+    )
     return figure(
-        f"The busiest day was {_day(busiest.day)}, with {busiest.n:,} {noun}",
+        finding,
         name="votes",
         units=f"Votes per day without skips. n = {sum(day.n for day in days):,}",
         plot=columns(

@@ -243,7 +243,14 @@ def _loop_state(rooms: Rooms, facts: Facts) -> LoopState:
 
 
 def _pairs_missing(rooms: Rooms, facts: Facts) -> int:
-    return rooms.numbers.pairs_missing(min_pairs=facts.nightly.min_pairs)
+    learned = (
+        report.manifest.get("watermark")
+        for report in rooms.nights.reports()
+        if report.decision in ("published", "refused")
+    )
+    watermark = next(learned, None)  # the newest vote of the last night that trained
+    since = watermark if isinstance(watermark, int) else None
+    return rooms.numbers.pairs_missing(min_pairs=facts.nightly.min_pairs, since=since)
 
 
 @dataclass(slots=True)
