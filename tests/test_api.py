@@ -25,6 +25,7 @@ NAMES = {
     "/vote",
     "/explain_vote",
     "/illustrate",
+    "/gallery_status",
 }
 
 
