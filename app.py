@@ -1,6 +1,5 @@
 """Composition root: read the settings, build the rooms, serve the page."""
 
-import os
 import signal
 import sys
 import threading
@@ -12,10 +11,9 @@ from core.settings import cache_dir, default_data_dir, load_settings
 from ui.arguments import read_arguments
 
 
-def main() -> int:
-    """Serve until stopped; 1 where the app cannot start, after saying why in one line."""
+def main() -> None:
+    """Serve until stopped; exit with 1 where the app cannot start, and say why in one line."""
     arguments = read_arguments(data_dir=default_data_dir())
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # Gradio reads it when imported
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -24,9 +22,7 @@ def main() -> int:
             print(f"Sightloop is at {start(arguments, stack)}", flush=True)
             stop.wait()
     except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+        sys.exit(str(error))
 
 
 def start(arguments: Namespace, stack: ExitStack) -> str:
@@ -39,30 +35,22 @@ def start(arguments: Namespace, stack: ExitStack) -> str:
     from ui.page import Facts, Rooms, build_page
     from ui.server import launch, refuse_taken
 
-    host, port, data_dir = arguments.host, arguments.port, arguments.data_dir.expanduser()
-    settings = load_settings(preset=arguments.preset)
-    refuse_taken(host, port)
+    settings, data_dir = load_settings(preset=arguments.preset), arguments.data_dir.expanduser()
+    refuse_taken(arguments.host, arguments.port)
     engine = stack.enter_context(closing(Engine(settings, data_dir=data_dir, cache=cache_dir())))
     store = stack.enter_context(FeedbackStore(data_dir / "feedback.db"))
     secret = load_or_make_secret(data_dir / "secret.key")
-    desk = ComparisonDesk(store, secret=secret, preset=settings.comparison)
+    votes = ComparisonDesk(store, secret=secret, preset=settings.comparison)
     nights = stack.enter_context(closing(NightRunner(data_dir, settings=settings)))
     numbers = Insights(store.path)
-    rooms = Rooms(sight=engine, votes=desk, behaviour=store, numbers=numbers, nights=nights)
-    facts = Facts(
-        preset=settings.active,
-        limits=settings.limits,
-        comparison=settings.comparison,
-        nightly=settings.nightly,
-        is_shared=arguments.share,
-        owner_key=os.environ.get("SIGHTLOOP_OWNER_KEY", ""),
-    )
+    rooms = Rooms(sight=engine, votes=votes, behaviour=store, numbers=numbers, nights=nights)
+    facts = Facts.of(settings, is_shared=arguments.share, owner_key=arguments.owner_key)
     page = build_page(rooms, facts)
-    stack.callback(page.close)
+    stack.callback(page.close, verbose=False)
     engine.start_indexing()
     nights.start_schedule()
     return launch(page, engine, arguments, limits=settings.limits, private_dir=data_dir)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

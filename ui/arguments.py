@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def read_arguments(given: list[str] | None = None, *, data_dir: Path) -> argparse.Namespace:
-    """preset, data_dir, host, port and share, from the command line or the environment's defaults.
+    """preset, data_dir, host, port, share and owner_key, from the command line or the environment.
 
     Args:
         given: the words of the command line; those of this process when left out.
@@ -40,6 +40,8 @@ def read_arguments(given: list[str] | None = None, *, data_dir: Path) -> argpars
         help="port to listen on (default: %(default)s)",
     )
     add("--share", action="store_true", help="also make a public link through Gradio's tunnel")
+    # A secret does not belong on a command line, where every user of the machine can read it.
+    parser.set_defaults(owner_key=os.environ.get("SIGHTLOOP_OWNER_KEY", ""))
     return parser.parse_args(given)
 
 

@@ -1,5 +1,6 @@
 """The whole page: frame and tabs, each handed what it can do and nothing else."""
 
+import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from ui.rooms import (
     Nights,
     Numbers,
     PresetFacts,
+    SettingsFacts,
     Sight,
     Votes,
 )
@@ -58,6 +60,18 @@ class Facts:
     is_shared: bool = False  # through a tunnel, whose visitors all seem to come from this machine
     owner_key: str = ""  # empty where the owner is only whoever sits at the machine
 
+    @classmethod
+    def of(cls, settings: SettingsFacts, *, is_shared: bool, owner_key: str) -> "Facts":
+        """The facts of the settings and of how the app was started."""
+        return cls(
+            preset=settings.active,
+            limits=settings.limits,
+            comparison=settings.comparison,
+            nightly=settings.nightly,
+            is_shared=is_shared,
+            owner_key=owner_key,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rooms:
@@ -72,6 +86,7 @@ class Rooms:
 
 def build_page(rooms: Rooms, facts: Facts) -> gr.Blocks:
     """Every tab, wired; `ui.server.launch` serves it."""
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read at many places besides Blocks
     search, ask = _search_actions(rooms, facts), _ask_actions(rooms, facts)
     illustrate = _illustrate_actions(rooms, facts)
     with gr.Blocks(

@@ -197,6 +197,19 @@ class ComparisonFacts(Protocol):
     def consent_version(self) -> str: ...
 
 
+class SettingsFacts(Protocol):
+    """The settings: core.settings.Settings."""
+
+    @property
+    def active(self) -> PresetFacts: ...
+    @property
+    def limits(self) -> LimitFacts: ...
+    @property
+    def comparison(self) -> ComparisonFacts: ...
+    @property
+    def nightly(self) -> "NightlyFacts": ...
+
+
 class NightlyFacts(Protocol):
     """The night's section of the settings."""
 
