@@ -63,7 +63,7 @@ def running_page(
             owner_key=owner_key,
         )
         page = build_page(rooms, facts)
-        stack.callback(page.close)
+        stack.callback(page.close, verbose=False)
         where = Namespace(host="127.0.0.1", port=port or free_port(), share=False)
         address = launch(page, sight, where, limits=settings.limits, private_dir=root)
         yield RunningPage(address=address, store=store, numbers=numbers, sight=sight)
