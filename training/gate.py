@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList
 
-from core.answerer import BASE_ROW, Answerer
+from core.answerer import BASE_ROW, Answerer, RowSampler
 from core.prompts import build_prompt, chat_text
-from core.types import Interval, Message, PreferencePair
+from core.types import Interval, Message, PreferencePair, RowSpec, Sampling
 from feedback.ratings import wilson_interval
 from training.dpo import OpenPicture, PairCollator
 from training.rewards import CheckableQuestion, count_words, is_right
@@ -98,6 +98,7 @@ def measure(
     questions: Sequence[CheckableQuestion],
     open_picture: OpenPicture,
     on_part: OnPart,
+    repetition_penalty: float = 1.0,
 ) -> Measurements:
     """The new version beside the base model and what is live, all as they are served.
 
@@ -105,6 +106,7 @@ def measure(
         answerer: with the adapters `new` and, unless it is None, `live` loaded.
         held_out: pairs on prompts that training never saw, oldest first.
         chosen: the answers that voters chose, for their lengths.
+        repetition_penalty: as served.
     """
     scored = held_out[-MAX_HELD_OUT:]
     collator = PairCollator(
@@ -118,9 +120,9 @@ def measure(
     n_held_out = len(prompts)
     prompts += [_prompt_of(question, answerer) for question in questions]
     on_part("answers as they are now", 0.5)
-    before = answer_greedily(answerer, prompts, adapter=live)
+    before = answer_greedily(answerer, prompts, adapter=live, repetition_penalty=repetition_penalty)
     on_part("answers of the new version", 0.75)
-    after = answer_greedily(answerer, prompts, adapter=new)
+    after = answer_greedily(answerer, prompts, adapter=new, repetition_penalty=repetition_penalty)
     return Measurements(
         against_base=agreement(logps[None], logps[new], weights=[p.weight for p in scored]),
         against_live=(
@@ -185,15 +187,19 @@ def answer_greedily(
     *,
     adapter: str | None,
     max_new_tokens: int = MAX_NEW_TOKENS,
+    repetition_penalty: float = 1.0,
 ) -> list[str]:
-    """The most probable answer to each prompt, in the order given; batched, padded on the left."""
+    """The likeliest answer to each prompt, as served but for the dice; batched, padded left."""
+    sampling = Sampling(
+        temperature=0, max_new_tokens=max_new_tokens, repetition_penalty=repetition_penalty
+    )
     answers = [""] * len(prompts)
     lengths = [sum(len(message.content) for message in prompt) for prompt, _ in prompts]
     for places in _batches_by_length(lengths, size=BATCH):
         batch = [prompts[place] for place in places]
         for place, answer in zip(
             places,
-            _generate(answerer, batch, adapter=adapter, max_new_tokens=max_new_tokens),
+            _generate(answerer, batch, adapter=adapter, sampling=sampling),
             strict=True,
         ):
             answers[place] = answer
@@ -226,7 +232,7 @@ def _generate(
     prompts: "Sequence[tuple[Sequence[Message], Image.Image | None]]",
     *,
     adapter: str | None,
-    max_new_tokens: int,
+    sampling: Sampling,
 ) -> list[str]:
     model: Any = answerer.model
     processor: Any = answerer.processor
@@ -247,10 +253,18 @@ def _generate(
             **_row_adapters(answerer, adapter, n_rows=len(prompts)),
             generation_config=GenerationConfig(
                 do_sample=False,
-                max_new_tokens=max_new_tokens,
+                max_new_tokens=sampling.max_new_tokens,
                 eos_token_id=sorted(ends),
                 pad_token_id=processor.tokenizer.pad_token_id,
-                suppress_tokens=sorted(set(processor.tokenizer.all_special_ids) - ends),
+            ),
+            logits_processor=LogitsProcessorList(
+                [
+                    RowSampler(
+                        sampling,
+                        rows=[RowSpec(adapter=adapter, seed=0)] * len(prompts),
+                        silenced=sorted(set(processor.tokenizer.all_special_ids) - ends),
+                    )
+                ]
             ),
         )
     texts: list[str] = processor.batch_decode(

@@ -221,6 +221,7 @@ class Night:
                 questions=checkable_questions(),
                 open_picture=self._open_picture,
                 on_part=lambda what, fraction: self.note("testing", fraction, what),
+                repetition_penalty=self.settings.answering.repetition_penalty,
             )
         )
 
