@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
@@ -95,7 +96,7 @@ def index_folder(
     Every batch is safe on disk before the next, so a run that was stopped goes on where it was.
 
     Raises:
-        UserError: there is no such folder, or the album's name is taken by another folder.
+        UserError: there is no such folder, or `album` is the name of other pictures' album.
         DataFolderError: the disk refused.
     """
     cancel = cancel or threading.Event()
@@ -104,7 +105,7 @@ def index_folder(
         raise UserError(
             f"{folder} is not a folder (is its disk connected?). Name a folder with pictures."
         )
-    name = _free_album(gallery, album or folder.name, root=str(folder))
+    name = _album_name(gallery, album, folder)
     _learn_label_words(gallery, embed)
     files = list(_picture_files(folder))
     known = {entry.source.path: entry for entry in gallery.entries(root=str(folder)).values()}
@@ -372,20 +373,31 @@ def _words_of(name: str) -> list[str]:
     return [part for part in parts if len(part) > 1]
 
 
-def _free_album(gallery: Gallery, name: str, *, root: str) -> str:
-    """The album's name, once it is sure that no other folder has it.
+def _album_name(gallery: Gallery, wanted: str | None, folder: Path) -> str:
+    """The folder's album: as wanted, or as it was called before, or by its name.
 
     Raises:
-        UserError: another folder has it, or the app itself.
+        UserError: other pictures have an album of the wanted name.
     """
-    name = " ".join(name.split()) or "pictures"
-    owners = {entry.source.root for entry in gallery.entries().values() if entry.album == name}
-    if name in ALBUMS or owners - {root}:
+    entries = gallery.entries().values()
+    taken = {entry.album for entry in entries if entry.source.root != str(folder)} | {*ALBUMS}
+    if wanted is None:
+        before = [entry.album for entry in entries if entry.source.root == str(folder)]
+        return before[0] if before else _numbered(folder.name or "pictures", taken)
+    wanted = " ".join(wanted.split())
+    if not wanted or wanted in taken:
         raise UserError(
-            f"There is an album {name!r} already, of other pictures. Choose another name "
+            f"There is an album {wanted!r} already, of other pictures. Choose another name "
             "(--album NAME) and try again."
         )
-    return name
+    return wanted
+
+
+def _numbered(name: str, taken: set[str]) -> str:
+    """The name, or with the first number that makes it another: "holiday 2"."""
+    if name not in taken:
+        return name
+    return next(f"{name} {n}" for n in count(2) if f"{name} {n}" not in taken)
 
 
 def _picture_files(folder: Path) -> Iterator[Path]:
