@@ -394,6 +394,14 @@ def test_text_of_strangers_never_becomes_markup(visit: Visit) -> None:
 
 
 @on_desktop_only
+def test_the_footer_opens_the_documentation_of_the_api(visit: Visit) -> None:
+    visit.at("[data-part=api]").click()
+    expect(visit.at(".api-docs")).to_contain_text("/search_by_text")
+    # Gradio's page looks for its monitoring and its MCP server, which are off.
+    visit.complaints.clear()
+
+
+@on_desktop_only
 def test_the_chosen_theme_is_remembered(visit: Visit) -> None:
     visit.at("[data-part=theme]").click()
     visit.page.reload()

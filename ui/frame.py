@@ -27,6 +27,20 @@ button.addEventListener("click", () => { setDark(!isDark()); name(); });
 name();
 setTimeout(name, 600);
 """
+# Gradio opens its documentation of the endpoints by its own button only, which is hidden.
+_API_SCRIPT = """
+function open() { document.querySelector("footer .show-api")?.click(); }
+element.querySelector("[data-part='api']").addEventListener("click", (event) => {
+  event.preventDefault();
+  open();
+});
+const address = new URL(location.href);
+if (address.searchParams.get("view") === "api") {
+  address.searchParams.delete("view");
+  history.replaceState(null, "", address);
+  setTimeout(() => { open(); open(); }, 500); // Gradio takes it for open already, so twice
+}
+"""
 # Each part of the strip opens its place in Insights.
 _STRIP_SCRIPT = """
 element.addEventListener("click", (event) => {
@@ -93,9 +107,10 @@ def build_footer() -> gr.HTML:
         '<div class="sl-footer" role="contentinfo"><p>Pictures are kept without their metadata on '
         "the machine that runs this page, questions and answers only when you compare two. "
         "Votes are kept under a random name of this browser, and the model learns from them.</p>"
-        '<nav aria-label="About"><a href="?view=api">API</a>'
+        '<nav aria-label="About"><a href="?view=api" data-part="api">API</a>'
         '<a href="sightloop/source">Source</a>'
         '<a href="sightloop/licences">Licences</a></nav></div>',
+        js_on_load=_API_SCRIPT,
         apply_default_css=False,
     )
 

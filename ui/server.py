@@ -229,7 +229,7 @@ def launch(
         enable_monitoring=False,
         ssr_mode=False,
         pwa=False,
-        footer_links=[],
+        footer_links=["api"],  # Gradio opens /?view=api only then; its own footer is hidden
         max_file_size=limits.max_upload_mb * 2**20,
         blocked_paths=[str(private_dir)],
         app_kwargs={"routes": picture_routes(pictures), "middleware": [guard]},
