@@ -199,7 +199,7 @@ def default_data_dir() -> Path:
 
 
 def cache_dir() -> Path:
-    """Where downloaded weights and the assembled base model are kept; may be deleted at any time."""
+    """Where downloaded weights and the assembled base model are; may be deleted at any time."""
     return Path(
         os.environ.get("SIGHTLOOP_CACHE_DIR") or user_cache_path("sightloop", appauthor=False)
     )
