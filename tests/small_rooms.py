@@ -220,7 +220,7 @@ class SmallSight:
                 base_revision="1",
                 n_pairs=60 * n,
                 decision="published: the held-out voters prefer it",
-                metrics={"held_out_win_rate": 0.7 + n / 100, "loss": 0.5 / n},
+                metrics={"held_out_agreement": 0.7 + n / 100, "held_out_n": 40.0},
             )
             for n in (1, 2)
         ]

@@ -21,7 +21,7 @@ from tests.small_rooms import SmallSight
 from ui.ask_tab import PageTurn, conversation_value, suggested_questions
 from ui.charts import Table, table_markup
 from ui.frame import LoopState, strip_markup
-from ui.insights_tab import nights_figure, sides_figure, versions_figure
+from ui.insights_tab import adapters_figure, nights_figure, sides_figure, versions_figure
 from ui.markup import label_group
 from ui.page import _pairs_missing, add_upload
 from ui.pair_card import read_ballot, read_reasons
@@ -225,3 +225,10 @@ def test_choices_that_a_night_has_learned_from_are_not_counted_again() -> None:
     facts = SimpleNamespace(nightly=SimpleNamespace(min_pairs=50))
     _pairs_missing(rooms, facts)  # type: ignore[arg-type]
     assert asked == [41]
+
+
+def test_a_version_is_shown_with_what_was_measured_of_it_and_no_more(tmp_path: Path) -> None:
+    cards = SmallSight(tmp_path, limits=Limits()).adapters()
+    shown = adapters_figure(cards, live="v0002", problems={"v0001": "its checksum is wrong"})
+    assert "v0002 · live" in shown and "72 % of 40" in shown
+    assert "v0001 is not served: its checksum is wrong" in shown

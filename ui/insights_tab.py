@@ -381,25 +381,56 @@ def adapters_figure(
             plot="",
             is_wide=True,
         )
-    metrics = list(dict.fromkeys(name for card in cards for name in card.metrics))[:6]
-    head = ("Version", "Made", "From", "Pairs", "Decision", *map(_metric_name, metrics))
+    head = (
+        "Version",
+        "Made",
+        "From",
+        "Pairs",
+        "Held-out votes agreed",
+        "Questions right",
+        "Words per answer",
+        "Loss",
+    )
     rows = [
         (
             f"{card.version} · live" if card.version == live else card.version,
             _moment(card.created_at),
             card.parent or "base model",
             f"{card.n_pairs:,}",
-            problems.get(card.version, card.decision),
-            *(_number(card.metrics.get(name)) for name in metrics),
+            *_measured(card.metrics),
         )
         for card in reversed(cards)
     ]
+    refused = "".join(
+        notice(f"{version} is not served: {why}", kind="error") for version, why in problems.items()
+    )
     return figure(
         title,
         name="versions",
         units=f"Adapter versions with their training numbers. n = {len(cards):,}",
-        plot=table_markup(Table(head=head, rows=rows)),
+        plot=table_markup(Table(head=head, rows=rows)) + refused,
         is_wide=True,
+    )
+
+
+def _measured(metrics: Mapping[str, float]) -> tuple[str, str, str, str]:
+    """What the night measured of a version, each in words; empty where it did not."""
+
+    def told(words: str, *names: str) -> str:
+        known = [metrics.get(name) for name in names]
+        return "" if None in known else words.format(*known)
+
+    agreed = told("{:.0%} of {:.0f}", "held_out_agreement", "held_out_n")
+    return (
+        agreed.replace("%", " %"),
+        told(
+            "{:.0f} of {:.0f}, {:.0f} before",
+            "questions_right_after",
+            "questions_n",
+            "questions_right_before",
+        ),
+        told("{:.0f}, {:.0f} before", "words_after", "words_before"),
+        told("{:.2f}, {:.2f} at first", "last_loss", "first_loss"),
     )
 
 
@@ -487,10 +518,6 @@ def _nothing() -> str:
 
 def _share(value: float) -> str:
     return f"{round(100 * value)} %"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
 
 
 def _metric_name(name: str) -> str:
