@@ -30,7 +30,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         data_dir = arguments.data_dir or Path(temporary)
         rows = [_measure_start(data_dir, name=name) for name in ("first", "second")]
-    write_report("startup", rows, notes="Bars: second start under 15 s; under 3 GB after a question.")
+    write_report("startup", rows, notes="Bars: second start under 15 s, under 3 GB.")
 
 
 def _measure_start(data_dir: Path, *, name: str) -> Row:
@@ -64,7 +64,7 @@ def _wait_for_page(process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + START_LIMIT_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            sys.exit(f"The app stopped with exit code {process.returncode} before its page answered.")
+            sys.exit(f"The app stopped with exit code {process.returncode} before its page.")
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/config", timeout=2):
                 return
