@@ -451,7 +451,7 @@ def nights_figure(reports: Sequence[RunReport]) -> str:
     return figure(
         f"The last night was {DECISION_WORDS[newest.decision]}",
         name="nights",
-        units=f"The last {min(len(reports), N_NIGHTS_SHOWN)} nights, newest first",
+        units=f"Newest first. n = {len(reports):,}",
         plot=shown,
         is_wide=True,
     )
@@ -474,7 +474,7 @@ def _night_markup(report: RunReport, *, is_open: bool) -> str:
     if key is not None:
         points = [(point["step"], point[key]) for point in report.curve if key in point]
         drawn = f'<p class="sl-quiet">{text(_metric_name(key))} by training step</p>' + curve(
-            points, x_words="step", y_words=key
+            points, x_words="step", y_words="nats" if key == "margin" else key
         )
     samples = (
         table_markup(
