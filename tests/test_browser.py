@@ -102,6 +102,12 @@ def search(visit: Visit, words: str) -> None:
     visit.at("#search-query textarea").press("Enter")
 
 
+def find(visit: Visit, words: str) -> None:
+    """Search, and wait until the page shows what this search found."""
+    search(visit, words)
+    expect(visit.at(".sl-result-line")).to_contain_text(f"“{words}”")
+
+
 def pick_picture(visit: Visit) -> None:
     visit.tab("Ask")
     visit.at(".sl-pick button").first.click()
@@ -125,7 +131,7 @@ def test_words_find_pictures_and_a_picture_opens_large(visit: Visit) -> None:
 
 
 def test_similar_pictures_are_found_with_their_words(visit: Visit) -> None:
-    search(visit, "blue square")
+    find(visit, "blue square")
     visit.at(".sl-card-open").first.click()
     visit.at("[data-verb=similar]").click()
     expect(visit.at(".sl-in-words .sl-chip-label")).to_have_text("blue")
@@ -142,7 +148,7 @@ def test_a_dropped_picture_is_searched_with(visit: Visit, served: RunningPage) -
 
 
 def test_a_thumb_is_kept_only_after_the_person_agreed(visit: Visit) -> None:
-    search(visit, "green disc")
+    find(visit, "green disc")
     visit.at(".sl-card-open").first.click()
     visit.at("[data-verb=thumb-up]").click()
     visit.at("[data-verb=agree]").click()
@@ -150,7 +156,7 @@ def test_a_thumb_is_kept_only_after_the_person_agreed(visit: Visit) -> None:
 
 
 def test_a_gallery_picture_is_asked_about_and_followed_up(visit: Visit) -> None:
-    search(visit, "red square")
+    find(visit, "red square")
     visit.at(".sl-card-open").first.click()
     visit.at("[data-verb=ask]").click()
     expect(visit.at("#recognised")).to_contain_text("a plain background")
