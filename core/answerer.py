@@ -169,7 +169,9 @@ class Answerer:
     ) -> tuple[Candidate, ...]:
         """One candidate per row, all rows in one batch; `on_texts` hears every step.
 
-        A row's tokens depend on its seed, its adapter and the prompt, not on the other rows.
+        A row's tokens depend on its seed, its adapter and the prompt, not on what the other rows
+        hold. Their number may change how bfloat16 rounds, and so decide between tokens that are
+        all but equally likely; in float32 a row reads the same in any batch.
 
         Args:
             prompt: from `fit_prompt`.
