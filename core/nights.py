@@ -179,8 +179,8 @@ def next_time(at: str, now: datetime) -> datetime:
 
 
 def name_run() -> str:
-    """A name for a run that sorts by time and is new."""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    """A name for a run that is new and sorts by time, also among those of one second."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{secrets.token_hex(2)}"
 
 
 def runs_folder(data_dir: Path) -> Path:

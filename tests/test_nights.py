@@ -149,3 +149,8 @@ def test_the_schedule_starts_one_night_a_day_and_survives_a_busy_one(
         runner.start_schedule()
         assert three_days.wait(20)
     assert started[:3] == ["21 03", "22 03", "23 03"]
+
+
+def test_names_of_runs_sort_by_time_also_within_a_second() -> None:
+    names = [nights.name_run() for _ in range(50)]
+    assert names == sorted(names) and len(set(names)) == 50
