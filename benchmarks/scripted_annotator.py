@@ -10,7 +10,8 @@ The annotator's rule, applied to the words alone:
   3. Equal in both: the same.
 
 `collect` starts the app and votes on 200 pairs, two for each of 100 questions. `train` runs one
-night. `evaluate` asks 64 questions nobody voted on, base model and new adapter in one batch with
+night. `evaluate` asks 100 questions on other topics and pictures, which nobody voted on and no
+setting was chosen by, base model and new adapter in one batch with
 the same seed, as served, and a second base answer with another seed as the control. `shuffled`
 flips each vote by a coin and runs a night on that: the gate must refuse it. Every step keeps what
 it has in the state folder and goes on from there; delete the folder to begin anew.
@@ -71,6 +72,14 @@ TOPICS = (
     "yoga, a satellite, leather, a waterfall, poetry, a dictionary, cotton, a farm, an atom, ink, "
     "a mirror, patience"
 ).split(", ")
+NEW_TOPICS = (
+    "a camel, thunderclouds, a windmill, chocolate, a parachute, a fossil, mathematics, a kite, "
+    "the liver, an elephant, a canal, tomatoes, a violin, iron, a calendar, fog, a submarine, "
+    "theatre, the north pole, a coral reef, tennis, a key, cinnamon, a pyramid, a spider, "
+    "a newspaper, laughter, a harbour, potatoes, a shadow, bamboo, the stomach, a traffic light, "
+    "winter, a wheel, an owl, pepper, a cave, a candle, steam, swimming, a crown, the desert wind, "
+    "a hospital, perfume, a ladder, an orchestra, plastic, a vaccine, courage"
+).split(", ")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,25 +107,29 @@ def main() -> None:
 
 
 def questions() -> tuple[list[Question], list[Question]]:
-    """The questions that are voted on, and 64 others, half of each about gallery pictures."""
+    """The questions that are voted on, and 100 others, half of each about gallery pictures."""
     dice = random.Random(SEED)
     pictures = [picture.id for picture in pictograms() if picture.name.isalpha()]
-    n = len(TOPICS)
-    asked = [
+    dice.shuffle(pictures)
+    half = N_VOTED // 2
+    # An earlier version's pictures, by which settings were chosen, are this list's last 82.
+    voted = _asked(pictures[:half], dice.sample(TOPICS, half))
+    held_out = _asked(pictures[half : half + len(NEW_TOPICS)], NEW_TOPICS)
+    dice.shuffle(voted)
+    return voted, held_out
+
+
+def _asked(pictures: Sequence[str], topics: Sequence[str]) -> list[Question]:
+    return [
         *(
             Question(text=ABOUT_PICTURES[i % len(ABOUT_PICTURES)], gallery_id=picture)
-            for i, picture in enumerate(dice.sample(pictures, n))
+            for i, picture in enumerate(pictures)
         ),
         *(
             Question(text=ABOUT_TOPICS[i % len(ABOUT_TOPICS)].format(topic), gallery_id=None)
-            for i, topic in enumerate(dice.sample(TOPICS, n))
+            for i, topic in enumerate(topics)
         ),
     ]
-    half = N_VOTED // 2
-    voted = asked[:half] + asked[n : n + half]
-    held_out = asked[half:n] + asked[n + half :]
-    dice.shuffle(voted)
-    return voted, held_out
 
 
 def n_sentences(answer: str) -> int:

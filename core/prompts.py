@@ -23,8 +23,11 @@ RULES = (
     "You are a helpful assistant who looks at a picture together with a person. "
     "Answer the question in one or two short sentences."
 )
-RULES_IN_WORDS_ONLY = (
-    "You are a helpful assistant. Answer clearly and correctly. There is no picture."
+# Nothing about pictures: told that there is none, the small model answers just that to "How many
+# days are in a week?" (7 of 12 plain questions right instead of 10).
+RULES_IN_WORDS_ONLY = "You are a helpful assistant. Answer clearly and correctly."
+RULES_WITHOUT_A_PICTURE = (
+    "You are a helpful assistant. The person asks about a picture and has shown none."
 )
 RULES_ABOUT_A_THING = "You are a helpful assistant. Answer in one or two short sentences."
 
@@ -60,6 +63,16 @@ _MAY_BE_SEEN = (
     "The picture shows a garden. There may be a bird.",
     "Is there a bird?",
     "There may be a bird, but I am not sure.",
+)
+_SPEAKS_OF_A_PICTURE = re.compile(
+    r"\b(this|the|my) (picture|photo|photograph|image)\b|\b(do|can) (you|i|we) see\b"
+    r"|^\W*(what|who|where)('s| is| are|\W+colou?r (is|are)) (this|that|it|these|those|here)\W*$",
+    re.IGNORECASE,
+)
+_ADD_ONE = "I see no picture here. Please add one and ask again."
+_IS_MISSING = (
+    ("", "Describe the photo.", _ADD_ONE),
+    ("", "Is there a horse in this picture?", _ADD_ONE),
 )
 _PRESENCE = _kind(r"^\W*(is|are) there\b|^\W*(do|can) (you|i|we) see\b", ("shown", "asked"))
 _IS_IT = (
@@ -157,7 +170,9 @@ def build_prompt(
     """
     examples: _Examples
     if not has_picture:
-        rules, told, examples = RULES_IN_WORDS_ONLY, "", ()
+        is_missed = not history and _SPEAKS_OF_A_PICTURE.search(question)
+        rules, told = RULES_WITHOUT_A_PICTURE if is_missed else RULES_IN_WORDS_ONLY, ""
+        examples = _IS_MISSING if is_missed else ()
     elif picture_tokens:
         rules, told, examples = RULES, describe(evidence), ()
     else:

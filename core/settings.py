@@ -128,11 +128,14 @@ class NightlyPreset(_Strict):
     min_pairs: int = Field(default=50, ge=1)
     max_minutes: float = Field(default=90, gt=0)
     held_out_share: float = Field(default=0.2, gt=0, lt=0.9)
-    epochs: int = Field(default=1, ge=1)
+    epochs: int = Field(default=2, ge=1)
     # Above the usual 1e-5 to 5e-5, as rank and model are small; two epochs at twice this lost
     # full stops and right answers to brevity (benchmarks/LOG.md).
     learning_rate: float = Field(default=1e-4, gt=0)
     beta: float = Field(default=0.1, gt=0)
+    # Likelihood of the chosen answers beside DPO's loss (RPO, arXiv:2404.19733, alpha), so that
+    # what else the model says stays as it was.
+    sft_weight: float = Field(default=1.0, ge=0)
     lora_rank: int = Field(default=16, ge=1)
     batch_size: int = Field(default=4, ge=1)
     seed: int = 7

@@ -17,7 +17,7 @@ from core.types import Evidence, PreferencePair
 from tests.tiny_models import make_tiny_fastvlm
 from training.dpo import PairCollator, draw_rows, train_adapter
 
-PRESET = NightlyPreset(epochs=1, learning_rate=5e-3, lora_rank=4, batch_size=4)
+PRESET = NightlyPreset(epochs=1, learning_rate=5e-3, sft_weight=0, lora_rank=4, batch_size=4)
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +93,30 @@ def test_first_loss_is_ln_2_and_the_chosen_answers_gain(base: BaseModel, tmp_pat
     tensors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     assert all("language_model" in name for name in tensors)
     assert len(tensors) == 2 * 7 * 2  # two layers, seven matrices, A and B
+
+
+def test_the_chosen_answers_stay_likely_where_they_are_trained_on_too(
+    base: BaseModel, tmp_path: Path
+) -> None:
+    losses = {}
+    for weight in (0.0, 1.0):
+        model, processor = load_base(base, device="cpu", dtype="float32")
+        preset = PRESET.model_copy(update={"sft_weight": weight})
+        record = train_adapter(
+            model,
+            processor,
+            MIXED,
+            preset=preset,
+            open_picture=picture,
+            folder=tmp_path / f"{weight}",
+            work=tmp_path / f"{weight}-work",
+        )
+        assert record.curve[0]["margin"] == 0.0
+        losses[weight] = record.first_loss
+    # Beside ln 2 the likelihood of the chosen answers, near ln(vocabulary) for a model that knows
+    # nothing yet.
+    likelihood = math.log(model.config.text_config.vocab_size)
+    assert losses[1.0] - losses[0.0] == pytest.approx(likelihood, rel=0.1)
 
 
 def test_training_goes_on_from_a_checkpoint_to_the_same_adapter(

@@ -105,7 +105,18 @@ def test_a_question_without_a_picture_is_answered_from_words_alone(engine):
     steps = ask(engine, question="How do birds fly?")
     assert steps[-1].evidence.labels == ()
     assert not any(message.has_picture for message in steps[-1].prompt)
-    assert "no picture" in steps[-1].prompt[0].content
+    assert [message.role for message in steps[-1].prompt] == ["system", "user"]
+
+
+@pytest.mark.parametrize(
+    "question",
+    ["What is in this picture?", "Describe the photo.", "What is this?", "Can you see it?"],
+)
+def test_who_asks_about_a_picture_and_shows_none_is_told_so(engine, question):
+    examples = ask(engine, question=question)[-1].prompt[1:-1]
+    assert {m.content for m in examples if m.role == "assistant"} == {
+        "I see no picture here. Please add one and ask again."
+    }
 
 
 def test_earlier_turns_are_in_the_prompt(engine):

@@ -19,7 +19,14 @@ from tests.battles import ballot, make_desk, open_battle
 from tests.tiny_models import make_tiny_fastvlm
 from training.nightly import run_night
 
-QUICK = {"epochs": 2, "learning_rate": 3e-3, "lora_rank": 4, "min_pairs": 20, "batch_size": 8}
+QUICK = {
+    "epochs": 2,
+    "learning_rate": 3e-3,
+    "lora_rank": 4,
+    "min_pairs": 20,
+    "batch_size": 8,
+    "sft_weight": 0.0,
+}
 
 
 @pytest.fixture(scope="module")

@@ -41,8 +41,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LN_2 = math.log(2)
-FIRST_LOSS_TOLERANCE = 1e-3
+FIRST_MARGIN_TOLERANCE = 1e-3
 CHECKPOINT_EVERY_S = 300.0
 # Batches of this many are sorted by length together: less padding, and still a random order.
 SORT_WINDOW = 8
@@ -59,7 +58,7 @@ class TrainingRecord:
     n_rows: int  # pairs as planned, repeated once per epoch and by weight
     n_steps: int
     planned_steps: int
-    first_loss: float  # nats; ln 2 for a fresh adapter
+    first_loss: float  # nats; ln 2 for a fresh adapter, without the chosen answers' likelihood
     last_loss: float  # mean of the last tenth of the steps, nats
     seconds: float
     pairs_per_s: float
@@ -94,7 +93,7 @@ def train_adapter(
 
     Raises:
         ValueError: there are no pairs.
-        RuntimeError: the first loss is not ln 2, so policy and reference differed from the start.
+        RuntimeError: the first margin is not 0, so policy and reference differed from the start.
     """
     if not pairs:
         raise ValueError("There are no pairs to train on")
@@ -117,7 +116,7 @@ def train_adapter(
         trainer.train(resume_from_checkpoint=_checkpoint(work))
     seconds = time.monotonic() - started
     record = _record(trainer.state, rows=rows, seconds=seconds, steps_here=clock.n_steps)
-    _check_first_loss(record.first_loss)
+    _check_first_margin(record.curve[0]["margin"])
     adapted: Any = trainer.model
     adapted.save_pretrained(folder)
     return record
@@ -288,6 +287,8 @@ def _arguments(preset: NightlyPreset, *, work: Path, model: PreTrainedModel) -> 
         lr_scheduler_type="linear",
         warmup_steps=0,  # Adam's first steps are small enough for a fresh adapter
         beta=preset.beta,
+        loss_type=["sigmoid", "sft"] if preset.sft_weight else ["sigmoid"],
+        loss_weights=[1.0, preset.sft_weight] if preset.sft_weight else None,
         max_length=None,  # 1,024 by default, which could cut a picture's tokens
         bf16=model.dtype == torch.bfloat16,
         use_cpu=on_cpu,
@@ -384,9 +385,9 @@ def _record(
     )
 
 
-def _check_first_loss(loss: float) -> None:
-    if not abs(loss - LN_2) <= FIRST_LOSS_TOLERANCE:
+def _check_first_margin(margin: float) -> None:
+    if not abs(margin) <= FIRST_MARGIN_TOLERANCE:
         raise RuntimeError(
-            f"The first loss is {loss:.4f} and must be ln 2 = {LN_2:.4f}: the reference is not the "
-            "model the adapter started from."
+            f"The first margin is {margin:.4f} and must be 0: the reference is not the model the "
+            "adapter started from."
         )
