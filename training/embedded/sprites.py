@@ -41,7 +41,7 @@ STYLE_PACKAGES = {
 NATIVE_PX = {"noto": 64, "twemoji": 64, "fluent3d": 128, "fluentflat": 128, "openmoji": 128}
 SEEN_SHARE = 0.85
 SOLID = 40  # alpha from which a pixel counts as part of the thing
-PACK_VERSION = 2  # raise it when the packing below or the table changes what a sprite looks like
+PACK_VERSION = 3  # raise it when the packing below or the table changes what a sprite looks like
 INDEX = "sprites.json"
 
 
@@ -316,6 +316,14 @@ def own_colour(inside: np.ndarray) -> str | None:
     if side < 4:
         return None
     step = max(1, side // 48)
-    mosaic = inside[: side * side].reshape(side, side, 3)[::step, ::step]
-    named = main_colours(Image.fromarray(np.ascontiguousarray(mosaic)))
+    mosaic = np.ascontiguousarray(inside[: side * side].reshape(side, side, 3)[::step, ::step])
+    named = main_colours(Image.fromarray(_without_blue_cast(mosaic)))
     return named[0] if len(named) == 1 else None
+
+
+def _without_blue_cast(pixels: np.ndarray) -> np.ndarray:
+    """The pixels with pale bluish and purplish ones made grey: an elephant is grey to a person."""
+    hue, saturation, _ = np.moveaxis(np.asarray(Image.fromarray(pixels).convert("HSV")), -1, 0)
+    is_cast = (hue > 120) & (hue < 220) & (saturation < 85)
+    grey = pixels.max(-1, keepdims=True).repeat(3, axis=-1)
+    return np.where(is_cast[..., None], grey, pixels)
