@@ -21,7 +21,6 @@ import numpy as np
 from filelock import FileLock
 from PIL import Image
 
-from core.colours import main_colours
 from core.settings import cache_dir
 from training.embedded.kinds import TABLE
 from training.embedded.sources import package_folder
@@ -40,8 +39,10 @@ STYLE_PACKAGES = {
 }
 NATIVE_PX = {"noto": 64, "twemoji": 64, "fluent3d": 128, "fluentflat": 128, "openmoji": 128}
 SEEN_SHARE = 0.85
+LEAST_COLOUR_SHARE = 0.65  # of the solid pixels, for a thing to have one colour
+MOST_OTHER_SHARE = 0.15
 SOLID = 40  # alpha from which a pixel counts as part of the thing
-PACK_VERSION = 3  # raise it when the packing below or the table changes what a sprite looks like
+PACK_VERSION = 5  # raise it when the packing below or the table changes what a sprite looks like
 INDEX = "sprites.json"
 
 
@@ -304,7 +305,9 @@ def measure(sprite: Image.Image) -> Look:
 
 
 def own_colour(inside: np.ndarray) -> str | None:
-    """The one colour a person would name, None where several compete.
+    """The one colour a person would name, None where several compete or it lies between two.
+
+    Stricter than core.colours, which describes a photograph: here the name is used as truth.
 
     Args:
         inside: the solid pixels, uint8, shape (N, 3).
@@ -312,18 +315,46 @@ def own_colour(inside: np.ndarray) -> str | None:
     outline = inside.max(1) < 60
     if outline.mean() < 0.35:  # drawn lines and eyes do not make a thing black
         inside = inside[~outline]
-    side = int(len(inside) ** 0.5)
-    if side < 4:
+    classes = _clear_colours(inside)
+    names, counts = np.unique(classes, return_counts=True)
+    shares = {str(name): count / len(inside) for name, count in zip(names, counts, strict=True)}
+    shares.pop("", None)
+    ranked = sorted(shares, key=lambda name: -shares[name])
+    if not ranked or shares[ranked[0]] < LEAST_COLOUR_SHARE:
         return None
-    step = max(1, side // 48)
-    mosaic = np.ascontiguousarray(inside[: side * side].reshape(side, side, 3)[::step, ::step])
-    named = main_colours(Image.fromarray(_without_blue_cast(mosaic)))
-    return named[0] if len(named) == 1 else None
+    named = ranked[0]
+    if named == "white" and outline.mean() > 0.28:  # a panda
+        return None
+    others = shares[ranked[1]] if len(ranked) > 1 else 0.0
+    most = 0.05 if named == "black" else MOST_OTHER_SHARE  # thick lines around a green tractor
+    return named if others <= most else None
 
 
-def _without_blue_cast(pixels: np.ndarray) -> np.ndarray:
-    """The pixels with pale bluish and purplish ones made grey: an elephant is grey to a person."""
-    hue, saturation, _ = np.moveaxis(np.asarray(Image.fromarray(pixels).convert("HSV")), -1, 0)
-    is_cast = (hue > 120) & (hue < 220) & (saturation < 85)
-    grey = pixels.max(-1, keepdims=True).repeat(3, axis=-1)
-    return np.where(is_cast[..., None], grey, pixels)
+def _clear_colours(pixels: np.ndarray) -> np.ndarray:
+    """One colour name per pixel, empty for shades that people name differently. Shape (N,)."""
+    hsv = np.asarray(Image.fromarray(pixels[None]).convert("HSV"), dtype=np.float32)[0] / 255
+    hue, saturation, value = hsv[:, 0] * 360, hsv[:, 1], hsv[:, 2]
+    # Pale blue and purple read as grey: so does an elephant's shade in two of the styles.
+    saturation = np.where((hue > 170) & (hue < 300) & (saturation < 0.32), 0, saturation)
+    is_grey = saturation < 0.12
+    is_dark = value < 0.3
+    is_red = (hue < 8) | (hue > 348)
+    is_warm = (hue >= 8) & (hue < 40)
+    rules = {
+        "black": is_dark & (saturation < 0.7),
+        "white": is_grey & (value > 0.88),
+        "grey": is_grey & (value > 0.4) & (value < 0.8),
+        "red": is_red & (saturation > 0.6) & (value > 0.5),
+        "brown": is_warm & (saturation > 0.3) & (value < np.where(saturation < 0.65, 0.8, 0.7)),
+        "orange": (hue >= 16) & (hue < 35) & (saturation > 0.65) & (value > 0.85),
+        "yellow": (hue >= 42) & (hue < 62) & (saturation > 0.5) & (value > 0.8),
+        "green": (hue >= 80) & (hue < 165) & (saturation > 0.3),
+        "blue": (hue >= 195) & (hue < 245) & (saturation > 0.35),
+        "purple": (hue >= 256) & (hue < 292) & (saturation > 0.3),
+        "pink": ((hue >= 304) & (hue < 338) & (saturation > 0.25))
+        | ((is_red | (hue >= 338)) & (saturation > 0.18) & (saturation < 0.45) & (value > 0.85)),
+    }
+    names = np.full(len(pixels), "", dtype="<U6")
+    for name, holds in reversed(rules.items()):
+        names[holds & ~(is_dark & (name != "black"))] = name
+    return names
