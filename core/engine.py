@@ -5,8 +5,9 @@ import queue
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -61,6 +62,7 @@ Result = TypeVar("Result")
 
 REMEMBERED = 256  # pictures whose vector, labels and caption are kept at hand, a few KB each
 CANCEL_POLL_S = 0.2
+TEXTS_AT_ONCE = 32  # a fifth of a second on two cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +211,7 @@ class Engine:
             )
             log.info("default gallery: %d added, %d there", report.added, report.unchanged)
 
-        self._indexing.start(index)
+        self._indexing.start(index, then=self._warm_up)
 
     def add_folder(
         self,
@@ -292,11 +294,6 @@ class Engine:
     def loading_message(self) -> str | None:
         """What is being loaded right now, in words for the page; None when nothing is."""
         return self._models.message
-
-    def warm_up(self) -> None:
-        """Load the models in the background, so that the first question need not wait."""
-        self._worker.submit(self._models.embedder, is_request=False)
-        self._worker.submit(self._models.answerer, is_request=False)
 
     # Drawings
 
@@ -595,10 +592,27 @@ class Engine:
 
         return self._worker.submit(embed, is_request=False).result()
 
+    def _warm_up(self) -> None:
+        """Have at hand what the first question and the first drawing would wait for."""
+        try:
+            self._pictogram_finder().prepare()
+            self._worker.submit(self._models.answerer, is_request=False).result()
+        except (UserError, CancelledError) as error:
+            log.info("warming up ended early: %s", error or "the app is being closed")
+
     def _embed_texts(self, texts: Sequence[str]) -> "np.ndarray":
-        return self._worker.submit(
-            lambda: self._models.embedder().embed_texts(texts), is_quick=True
-        ).result()
+        import numpy as np
+
+        def embed(part: Sequence[str]) -> "np.ndarray":
+            return self._models.embedder().embed_texts(part)
+
+        vectors = [  # in parts, since between two tokens somebody's answer waits for each
+            self._worker.submit(
+                partial(embed, texts[start : start + TEXTS_AT_ONCE]), is_quick=True
+            ).result()
+            for start in range(0, len(texts), TEXTS_AT_ONCE)
+        ]
+        return np.concatenate(vectors)
 
     def _pictogram_finder(self) -> "PictogramFinder":
         model_id = self._loaded_embedder().model_id

@@ -18,6 +18,8 @@ class BackgroundIndexing:
         self._state: IndexProgress | None = None
         self._problem: str | None = None
         self._thread: threading.Thread | None = None
+        self._is_idle = threading.Event()
+        self._is_idle.set()
         self._starting = threading.Lock()
 
     @property
@@ -34,29 +36,36 @@ class BackgroundIndexing:
         """Remember how far the run is."""
         self._state = progress
 
-    def start(self, index: Callable[[], None]) -> None:
-        """Run `index` on its own thread, unless a run is going on already."""
+    def start(self, index: Callable[[], None], *, then: Callable[[], None] | None = None) -> None:
+        """Run `index` on its own thread, unless a run is going on already; `then` comes after it.
+
+        While `then` runs, nothing counts as being indexed any more.
+        """
         with self._starting:
             if self._thread is not None and self._thread.is_alive():
                 return
             self._problem = None
+            self._is_idle.clear()
             self._state = IndexProgress(done=0, total=0, current="")
             self._thread = threading.Thread(
-                target=self._run, args=(index,), name="indexing", daemon=True
+                target=self._run, args=(index, then), name="indexing", daemon=True
             )
             self._thread.start()
 
     def stop(self) -> None:
-        """Ask the run to end after its present batch, and wait for it."""
+        """Ask the run to end after its present batch, and wait for it; not for what comes then."""
         self.cancel.set()
-        if self._thread is not None:
-            self._thread.join(30)
+        self._is_idle.wait(30)
 
-    def _run(self, index: Callable[[], None]) -> None:
+    def _run(self, index: Callable[[], None], then: Callable[[], None] | None) -> None:
         try:
             index()
         except UserError as error:
             self._problem = str(error)
             log.warning("indexing stopped: %s", error)
+            return
         finally:
             self._state = None
+            self._is_idle.set()
+        if then is not None and not self.cancel.is_set():
+            then()

@@ -28,6 +28,8 @@ NAMES = {
     "/gallery_status",
 }
 
+JSON = {"content-type": "application/json"}
+
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPage]:
@@ -157,6 +159,20 @@ def test_of_two_different_votes_at_once_one_counts(client: Client, page: Running
         codes = sorted(pool.map(vote, ("left", "right")))
     assert codes == [200, 500]
     assert sum(page.numbers.outcomes().values()) == before + 1
+
+
+def test_a_vote_that_is_no_json_is_refused_and_the_next_one_counts(
+    client: Client, page: RunningPage
+) -> None:
+    address = page.address + "gradio_api/run/vote"
+    ticket = pair(client)["ticket"]
+    assert httpx.post(address, content=b"{left", headers=JSON).status_code == 422
+    assert httpx.post(address, content=b"[]", headers=JSON).status_code == 422
+    fields = [ticket, "left", "someone", None, None, None, None]
+    for session in ({}, {"session_hash": None}, {"session_hash": "mine"}):
+        got = httpx.post(address, json={"data": fields} | session)
+        assert got.status_code == (200 if session == {} else 500)
+        fields[1] = "right"  # only the first of three different votes counts
 
 
 def test_a_reason_can_be_given_after_the_vote(client: Client, page: RunningPage) -> None:
