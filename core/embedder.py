@@ -17,12 +17,16 @@ import torch
 from open_clip.model import CustomTextCLIP
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from timm.data import ImageNetInfo
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from core.cells import CellSight, HeadSight, PictureHead, TextHead, cells_of, look_through
 from core.errors import WeightsError
-from core.settings import ConseEmbedder, FolderRef, HubRef, ModelRef, OpenClipEmbedder
+from core.lexicon import Lexicon
+from core.settings import ROOT, ConseEmbedder, FolderRef, HubRef, ModelRef, OpenClipEmbedder
 from core.weights import Progress, load_tensors, local_folder, title
 
 log = logging.getLogger(__name__)
@@ -35,6 +39,8 @@ TEXT_BATCH = 64
 MAX_TEXT_TOKENS = 128  # MiniLM was tuned on texts of at most 128 word pieces
 TOP_CLASSES = 10  # T in Norouzi et al. 2013, section 3; its best value and ours
 CONSE_VERSION = 1  # raise when the same weights would give other vectors
+EMBEDDER_FOLDER = ROOT / "core" / "embedded" / "embedder"
+HEADS_CONFIG, LEXICON = "config.json", "lexicon.json"  # in that folder, beside the safetensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,7 @@ class Sight:
     class_probabilities: (
         np.ndarray | None
     )  # (N, 1000) over ImageNet's classes, where there is a head
+    cells: tuple[CellSight, ...] | None = None  # what stands where, where heads were trained
 
 
 class Embedder(Protocol):
@@ -118,12 +125,74 @@ class ConseHead(nn.Module):
         return self.join(self.classify(features))
 
 
-class ConseModel:
-    """EfficientNet-Lite0 and MiniLM inside open_clip's CustomTextCLIP, joined by ConseHead."""
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """The trained part of the embedded embedder, as training/embedded/embedder.py exports it."""
 
-    # Chosen by eye on the sample photographs, so that one or two words of a list stand out; it is
-    # not a calibrated probability.
-    word_temperature = 0.06
+    picture: PictureHead
+    text: TextHead
+    # How much of a picture's vector is the training-free one: the ImageNet head knows more things
+    # in photographs, the trained head knows drawings. Which of both it is, the head itself says.
+    conse_share: tuple[float, float]  # of a drawing, of a photograph; 0 to 1
+    name_scale: float  # factor on cosines before the softmax over names of things in cells
+    kind_names: tuple[str, ...]  # that the cells were trained on
+    kind_vectors: np.ndarray  # (K, D), unit rows, in the projected text space
+    towers: tuple[str, ...]  # the exact towers they were trained on
+    checksum: str
+
+    def join(self, conse: Tensor, sight: HeadSight) -> Tensor:
+        """(N, 2 D) unit rows from the training-free vectors (N, D) and what the head sees."""
+        drawing, photograph = self.conse_share
+        share = photograph + (drawing - photograph) * sight.drawing.sigmoid()[:, None]
+        conse = nn.functional.normalize(conse.float(), dim=-1)
+        return torch.cat([share.sqrt() * conse, (1 - share).sqrt() * sight.vectors], dim=-1)
+
+    def join_texts(self, vectors: Tensor) -> Tensor:
+        """(N, 2 D) unit rows from the text tower's (N, D)."""
+        vectors = nn.functional.normalize(vectors.float(), dim=-1)
+        return torch.cat([vectors, self.text(vectors)], dim=-1) / 2**0.5
+
+
+def load_heads(folder: Path = EMBEDDER_FOLDER, *, device: Device = "cpu") -> Heads | None:
+    """The trained heads in `folder`; None where there are none.
+
+    Raises:
+        WeightsError: they are damaged.
+    """
+    if not (folder / HEADS_CONFIG).is_file():
+        return None
+    try:
+        config = json.loads((folder / HEADS_CONFIG).read_text(encoding="utf-8"))
+        tensors: dict[str, Tensor] = {}
+        for file in _safetensors_of(folder):
+            tensors |= load_file(file)
+        checksum = hashlib.sha256(b"".join(_digests(folder))).hexdigest()[:12]
+        picture = PictureHead(**config["picture_head"])
+        text = TextHead(**config["text_head"])
+        _fill(picture, tensors, "picture.")
+        _fill(text, tensors, "text.")
+        return Heads(
+            picture=picture.to(device).eval(),
+            text=text.to(device).eval(),
+            conse_share=(float(config["conse_share"][0]), float(config["conse_share"][1])),
+            name_scale=float(config["name_scale"]),
+            kind_names=tuple(config["kind_names"]),
+            kind_vectors=_unit_rows(tensors["kind_vectors"]),
+            towers=tuple(config["towers"]),
+            checksum=checksum,
+        )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise WeightsError(
+            f"The trained weights in {folder.name} cannot be used ({error}). "
+            "Restore core/embedded from the repository and start again."
+        ) from error
+
+
+class ConseModel:
+    """EfficientNet-Lite0 and MiniLM inside open_clip's CustomTextCLIP, joined by ConseHead.
+
+    With trained heads a vector has two halves: the training-free one and the trained one.
+    """
 
     def __init__(
         self,
@@ -132,9 +201,17 @@ class ConseModel:
         *,
         model_id: str,
         device: Device = "cpu",
+        heads: Heads | None = None,
+        lexicon: Lexicon | None = None,
     ) -> None:
         self.model_id = model_id
-        self.dimension = int(model.visual.head.class_vectors.shape[1])
+        self.heads = heads
+        self.width = int(model.visual.head.class_vectors.shape[1])  # of one half of a vector
+        self.dimension = self.width if heads is None else 2 * self.width
+        # Chosen by eye on the sample photographs, so that one or two words of a list stand out;
+        # it is not a calibrated probability. Cosines of photographs shrink when halves are joined.
+        self.word_temperature = 0.06 if heads is None else 0.042
+        self._lexicon = lexicon
         self._model = model.to(device, memory_format=torch.channels_last).eval()
         self._tokenizer = tokenizer
         self._device = device
@@ -164,27 +241,44 @@ class ConseModel:
                 (preset.text_tower, text_folder),
             )
         ]
+        heads = load_heads(device=device)
+        if heads is not None and heads.towers != tuple(towers):
+            log.info("the trained heads are for other towers and stay unused")
+            heads = None
+        lexicon = _lexicon() if heads is not None else None
+        names = [*towers, *([f"heads@{heads.checksum}"] if heads else [])]
         joined = cls(
             model,
             tokenizer,
-            model_id=f"conse-{CONSE_VERSION} {' + '.join(towers)}",
+            model_id=f"conse-{CONSE_VERSION} {' + '.join(names)}",
             device=device,
+            heads=heads,
+            lexicon=lexicon,
         )
         joined._fill_class_vectors(cache / "conse", text_tower=towers[1])
         return joined
 
     def look(self, pictures: Sequence[Image.Image]) -> Sight:
-        """Vectors and class probabilities of the pictures, in one pass of the tower."""
+        """Vectors, class probabilities and cells of the pictures, in one pass of the tower."""
         vectors, probabilities = [], []
+        cells: list[CellSight] = []
         for batch in _picture_batches(pictures, self._preprocess):
             with torch.inference_mode():
-                features = self._model.visual.trunk(batch.to(self._device))
-                likely = self._model.visual.head.classify(features)
+                tower = look_through(self._model.visual.trunk, batch.to(self._device))
+                likely = self._model.visual.head.classify(tower.pooled)
                 joined = self._model.visual.head.join(likely)
+                if self.heads is not None:
+                    sight = self.heads.picture(tower)
+                    joined = self.heads.join(joined, sight)
+                    cells += cells_of(sight)
             vectors.append(_unit_rows(joined))
             probabilities.append(likely.float().cpu().numpy())
         classes = int(self._model.visual.head.class_vectors.shape[0])
-        return Sight(_stack(vectors, self.dimension), _stack(probabilities, classes))
+        return Sight(
+            _stack(vectors, self.dimension),
+            _stack(probabilities, classes),
+            tuple(cells) if self.heads is not None else None,
+        )
 
     def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
         """(N, D), unit rows."""
@@ -192,7 +286,37 @@ class ConseModel:
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """(N, D), unit rows; an empty text has a vector too, near nothing in particular."""
-        return _embed_texts(texts, self._tokens, self._model, self.dimension, self._device)
+        if self._lexicon is not None:
+            texts = [self._lexicon.to_english(text) for text in texts]
+        return self._read(texts, self._whole_texts, self.dimension)
+
+    def read_plainly(self, texts: Sequence[str]) -> np.ndarray:
+        """(N, width) unit rows of the text tower as it was published: no lexicon, no heads."""
+        return self._read(texts, self._model.encode_text, self.width)
+
+    @property
+    def trunk(self) -> nn.Module:
+        """The image tower without its head, for training on its features."""
+        return self._model.visual.trunk
+
+    @property
+    def conse_head(self) -> ConseHead:
+        """The training-free head over pooled features."""
+        return self._model.visual.head
+
+    @property
+    def device(self) -> Device:
+        """Where the towers are."""
+        return self._device
+
+    def _read(
+        self, texts: Sequence[str], encode: Callable[[Tensor], Tensor], width: int
+    ) -> np.ndarray:
+        return _embed_texts(texts, self._tokens, encode, width, self._device)
+
+    def _whole_texts(self, tokens: Tensor) -> Tensor:
+        vectors = self._model.encode_text(tokens)
+        return vectors if self.heads is None else self.heads.join_texts(vectors)
 
     def _tokens(self, texts: list[str]) -> Tensor:
         # Padded to the longest of the batch, not to the model's 512 as open_clip's own wrapper
@@ -205,9 +329,9 @@ class ConseModel:
         names = class_texts()
         key = hashlib.sha256("\n".join([text_tower, *names]).encode()).hexdigest()[:16]
         file = folder / f"{key}.npy"
-        vectors = _read_matrix(file, shape=(len(names), self.dimension))
+        vectors = _read_matrix(file, shape=(len(names), self.width))
         if vectors is None:
-            vectors = self.embed_texts(names)
+            vectors = self.read_plainly(names)
             _write_matrix(file, vectors)
         self._model.visual.head.class_vectors.copy_(torch.from_numpy(vectors))
 
@@ -279,7 +403,7 @@ class OpenClipModel:
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """(N, D), unit rows."""
         width = getattr(self, "dimension", 0)
-        return _embed_texts(texts, self._tokenizer, self._model, width, self._device)
+        return _embed_texts(texts, self._tokenizer, self._model.encode_text, width, self._device)
 
 
 @lru_cache(maxsize=1)
@@ -363,7 +487,7 @@ def _picture_batches(
 def _embed_texts(
     texts: Sequence[str],
     tokenize: Callable[[list[str]], Tensor],
-    model: CustomTextCLIP,
+    encode: Callable[[Tensor], Tensor],
     dimension: int,
     device: Device,
 ) -> np.ndarray:
@@ -373,7 +497,7 @@ def _embed_texts(
     for start in range(0, len(order), TEXT_BATCH):
         tokens = tokenize([texts[number] for number in order[start : start + TEXT_BATCH]])
         with torch.inference_mode():
-            rows.append(_unit_rows(model.encode_text(tokens.to(device))))
+            rows.append(_unit_rows(encode(tokens.to(device))))
     sorted_vectors = _stack(rows, dimension)
     vectors = np.empty_like(sorted_vectors)
     vectors[order] = sorted_vectors
@@ -399,6 +523,27 @@ def _precise(ref: ModelRef, folder: Path) -> str:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
         return f"{folder.name}@{digest.hexdigest()[:12]}"
     return ref.wheel
+
+
+def _digests(folder: Path) -> Iterator[bytes]:
+    """Checksums of everything that decides about a vector."""
+    for file in [*_safetensors_of(folder), folder / HEADS_CONFIG, folder / LEXICON]:
+        if file.is_file():
+            yield hashlib.sha256(file.read_bytes()).digest()
+
+
+def _lexicon() -> Lexicon | None:
+    file = EMBEDDER_FOLDER / LEXICON
+    return Lexicon.read(file) if file.is_file() else None
+
+
+def _fill(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
+    chosen = {
+        name.removeprefix(prefix): value.float()
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
+    module.load_state_dict(chosen)
 
 
 def _safetensors_of(folder: Path) -> list[Path]:
