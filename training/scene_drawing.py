@@ -3,7 +3,7 @@
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
@@ -191,10 +191,12 @@ def _drawable(folder: str, style: str, seen: bool | None, book: SpriteBook) -> t
 def _choose_kinds(rng: random.Random, count: int, kinds: Sequence[Kind]) -> list[str]:
     """Names of the things, repeats included, in random order."""
     draw = rng.random()
-    if count >= 4 and draw < 0.12:
+    if count >= 4 and draw < 0.16:
         names = _odd_one_out(rng, count, kinds)
     elif draw < 0.30:
         names = [rng.choice(kinds).name] * count
+    elif draw < 0.48 and count <= len(kinds):
+        names = [kind.name for kind in rng.sample(kinds, count)]
     else:
         names = _several_kinds(rng, count, kinds)
     rng.shuffle(names)
@@ -402,10 +404,3 @@ def _texture(texture: str, size: int, angle: float, seed: int) -> Image.Image:
 def _soft_noise(rng: np.random.Generator, size: int, *, cells: int) -> Image.Image:
     grid = rng.integers(0, 256, (cells, cells), dtype=np.uint8)
     return Image.fromarray(grid).resize((size, size), Image.Resampling.BICUBIC)
-
-
-def moved(thing: SceneThing, *, by: tuple[float, float]) -> SceneThing:
-    """The same thing elsewhere."""
-    left, top, right, bottom = thing.box
-    box = (left + by[0], top + by[1], right + by[0], bottom + by[1])
-    return replace(thing, box=tuple(round(edge, 4) for edge in box))  # type: ignore[arg-type]

@@ -40,6 +40,7 @@ QuestionForm = Literal[
     "odd_one_out",
     "yes_no",
     "multiple_choice",
+    "motion",  # of clips only
 ]
 FORMS: tuple[QuestionForm, ...] = (
     "what",
@@ -71,6 +72,22 @@ DIRECTION_WORDS = {
     "underneath": "below",
     "beneath": "below",
     "lower": "below",
+}
+MOTION_WORDS = {
+    "left": "left",
+    "leftward": "left",
+    "leftwards": "left",
+    "right": "right",
+    "rightward": "right",
+    "rightwards": "right",
+    "up": "up",
+    "upward": "up",
+    "upwards": "up",
+    "top": "up",
+    "down": "down",
+    "downward": "down",
+    "downwards": "down",
+    "bottom": "down",
 }
 CLEAR_STEP = 0.14  # centres this far apart are clearly left of or above one another
 LETTERS = "ABCD"
@@ -257,8 +274,10 @@ def _ask_how_many(view: View, rng: random.Random) -> SceneQuestion:
     if rng.random() < 0.08:
         kind, count = view.absent(rng), 0
     else:
-        name = rng.choice(sorted(view.counts))
-        kind, count = view.kinds[name], view.counts[name]
+        # By number rather than by kind: else one is the answer to every second question.
+        count = rng.choice(sorted(set(view.counts.values())))
+        name = rng.choice(sorted(name for name in view.counts if view.counts[name] == count))
+        kind = view.kinds[name]
     text = rng.choice(
         (
             f"How many {kind.plural} are there?",
@@ -396,7 +415,7 @@ def _ask_relation(view: View, rng: random.Random) -> SceneQuestion | None:
         (
             f"Where is the {first.kind}, seen from the {second.kind}?",
             f"Where is the {first.kind} relative to the {second.kind}?",
-            f"Is the {first.kind} to the left of, to the right of, above or below the {second.kind}?",
+            f"Is the {first.kind} left of, right of, above or below the {second.kind}?",
             f"On which side of the {second.kind} is the {first.kind}?",
         )
     )
@@ -415,8 +434,13 @@ def _ask_relation(view: View, rng: random.Random) -> SceneQuestion | None:
 def _ask_more_or_fewer(view: View, rng: random.Random) -> SceneQuestion | None:
     if len(view.counts) < 2:
         return None
-    first, second = (view.kinds[name] for name in rng.sample(sorted(view.counts), 2))
-    n_first, n_second = view.counts[first.name], view.counts[second.name]
+    for _ in range(4):  # a different number first: ties are the commonest pairs
+        first, second = (view.kinds[name] for name in rng.sample(sorted(view.counts), 2))
+        n_first, n_second = view.counts[first.name], view.counts[second.name]
+        if n_first != n_second:
+            break
+    if n_first == n_second and rng.random() < 0.7:
+        return None
     word = rng.choice(("more", "fewer"))
     text = rng.choice(
         (
@@ -685,6 +709,11 @@ def _check_relation(question: SceneQuestion, answer: str) -> bool:
     return named == {question.accepted[0]} and not _is_turned_round(question, answer)
 
 
+def _check_motion(question: SceneQuestion, answer: str) -> bool:
+    named = {MOTION_WORDS[word] for word in tokens(answer) if word in MOTION_WORDS}
+    return named == {question.accepted[0]}
+
+
 def _is_turned_round(question: SceneQuestion, answer: str) -> bool:
     """Whether a full sentence names the two things the other way round."""
     named = [mention.kind for mention in mentions(tokens(answer)) if mention.kind in question.about]
@@ -755,6 +784,7 @@ _ASK: dict[QuestionForm, Callable[[View, random.Random], SceneQuestion | None]] 
     "multiple_choice": _ask_multiple_choice,
 }
 _CHECK: dict[QuestionForm, Callable[[SceneQuestion, str], bool]] = {
+    "motion": _check_motion,
     "what": _check_what,
     "how_many": _check_how_many,
     "how_many_in_all": _check_in_all,
