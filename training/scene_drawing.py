@@ -4,15 +4,13 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageChops, ImageOps
 
-from training.embedded.sprites import SOLID, Kind, SpriteBook, is_seen_codepoint
+from training.embedded.sprites import SOLID, Box, Kind, SpriteBook
 
-Box = tuple[float, float, float, float]  # left, top, right, bottom; fractions of the picture
 Rgb = tuple[int, int, int]
 
 # Colours a thing can be recoloured to; each is told apart from the others at 30 px.
@@ -108,7 +106,7 @@ def plan_scene(
     rng = random.Random(f"scene {seed}")
     style = styles[rng.randrange(len(styles))]
     count = rng.randint(*n_things)
-    names = _choose_kinds(rng, count, _drawable(book.folder.name, style, seen, book))
+    names = _choose_kinds(rng, count, book.drawable(style, seen=seen))
     boxes, overlap = _place(rng, [book.look(name, style).box for name in names])
     colours = _choose_colours(rng, names)
     background = _choose_background(rng, names, colours, style=style, book=book)
@@ -176,16 +174,6 @@ def draw_background(background: Background, *, seed: int, size: int) -> Image.Im
     if background.kind == "gradient":
         return _blend(_ramp(size, background.angle), first, second)
     return _blend(_texture(background.texture, size, background.angle, seed), first, second)
-
-
-@lru_cache(maxsize=64)
-def _drawable(folder: str, style: str, seen: bool | None, book: SpriteBook) -> tuple[Kind, ...]:
-    return tuple(
-        kind
-        for kind in book.kinds
-        if book.has(kind.name, style)
-        and (seen is None or is_seen_codepoint(kind.codepoint) == seen)
-    )
 
 
 def _choose_kinds(rng: random.Random, count: int, kinds: Sequence[Kind]) -> list[str]:

@@ -95,7 +95,7 @@ HEDGES = re.compile(
     r"\b(maybe|perhaps|possibly|might|may be|could be|probably|not sure|unsure|either|or|"
     r"cannot tell|can't tell|hard to say|unclear|i think)\b"
 )
-YES = frozenset({"yes", "yeah", "yep", "correct", "true", "indeed", "right"})
+YES = frozenset({"yes", "yeah", "yep", "correct", "true", "indeed"})
 NO = frozenset({"no", "nope", "false", "incorrect", "wrong"})
 
 
@@ -270,12 +270,17 @@ def _stands_out(view: View, rng: random.Random) -> tuple[SceneThing | None, str]
     return None, ""
 
 
-def _ask_how_many(view: View, rng: random.Random) -> SceneQuestion:
+def _ask_how_many(view: View, rng: random.Random) -> SceneQuestion | None:
     if rng.random() < 0.08:
         kind, count = view.absent(rng), 0
     else:
         # By number rather than by kind: else one is the answer to every second question.
-        count = rng.choice(sorted(set(view.counts.values())))
+        counts = sorted(set(view.counts.values()))
+        if counts[0] == 1 and rng.random() < 0.6:
+            counts.remove(1)
+        if not counts:
+            return None
+        count = rng.choice(counts)
         name = rng.choice(sorted(name for name in view.counts if view.counts[name] == count))
         kind = view.kinds[name]
     text = rng.choice(
@@ -369,7 +374,7 @@ def _ask_colour(view: View, rng: random.Random) -> SceneQuestion | None:
         if colour is not None and not set(tokens(name)) & set(COLOUR_WORDS):
             askable.append((view.kinds[name], colour))
     if not askable:
-        return _ask_backdrop(view, rng)
+        return _ask_backdrop(view, rng) if rng.random() < 0.6 else None
     kind, colour = rng.choice(askable)
     is_one = view.counts[kind.name] == 1
     what, verb = (kind.name, "is") if is_one else (kind.plural, "are")
@@ -602,7 +607,7 @@ def _ask_multiple_choice(view: View, rng: random.Random) -> SceneQuestion:
     letter = LETTERS[options.index(truth)]
     listed = " ".join(f"{LETTERS[i]}) {option}" for i, option in enumerate(options))
     text = f"{stem} {listed}"
-    hint = rng.choice(("", " Answer with the letter."))
+    hint = rng.choice(("", ". Answer with the letter."))
     answer = letter if hint else f"{letter}) {truth}"
     return SceneQuestion(
         text=text + hint,
@@ -676,6 +681,8 @@ def _check_in_all(question: SceneQuestion, answer: str) -> bool:
 def _check_yes_no(question: SceneQuestion, answer: str) -> bool:
     words = tokens(answer)
     said = _said(words)
+    if said is None and question.form == "is_there":
+        said = _said_by_naming(question, answer)
     if said == "yes" and set(words[1:]) & (NO | {"not"}):
         return False
     if said == "no" and set(words[1:]) & {"yes", "yeah", "yep"}:
@@ -691,9 +698,14 @@ def _said(words: Sequence[str]) -> str | None:
     text = " ".join(words)
     if words[0] in NO or re.search(r"\b(?:not|no|none|don't|isn't|aren't|doesn't)\b", text):
         return "no"
-    if re.match(r"(?:there (?:is|are)|i (?:can )?see|it (?:is|does|shows)|they are)\b", text):
-        return "yes"
     return None
+
+
+def _said_by_naming(question: SceneQuestion, answer: str) -> str | None:
+    """Yes where the answer goes "I see a dog" and a dog was asked for."""
+    opening = r"\s*(?:there (?:is|are)|(?:i|you) (?:can )?see|(?:it|the picture) shows)\b"
+    is_naming = re.match(opening, answer.lower()) and question.about[0] in _kinds_in(answer)
+    return "yes" if is_naming else None
 
 
 def _check_colour(question: SceneQuestion, answer: str) -> bool:
@@ -768,7 +780,7 @@ def _options_in(question: SceneQuestion, answer: str) -> set[str]:
         return {
             number_word(number) for word in tokens(answer) if (number := _number(word)) is not None
         }
-    return _kinds_in(answer)
+    return _kinds_in(answer) & set(question.options)  # "the letter B" is no envelope
 
 
 _ASK: dict[QuestionForm, Callable[[View, random.Random], SceneQuestion | None]] = {

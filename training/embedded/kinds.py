@@ -61,7 +61,7 @@ food: 1F35E bread loaf/bread loaves=bread,loaf,loaf of bread; 1F950 croissant; 1
 sweet: 1F366 ice cream cone=soft ice cream,soft serve; 1F368 ice cream=bowl of ice cream
  1F369 doughnut=donut; 1F36A cookie=biscuit; 1F382 birthday cake
  1F370 slice of cake/slices of cake=shortcake,cake slice,piece of cake; 1F9C1 cupcake=muffin
- 1F967 pie; 1F36B chocolate bar=chocolate; 1F36C candy=sweet; 1F36D lollipop
+ 1F967 pie; 1F36B chocolate bar=chocolate; 1F36C candy=wrapped candy; 1F36D lollipop
  1F36E custard=pudding,flan; 1F36F honey pot=honey,honey jar,pot of honey
 drink: 1F37C baby bottle; 1F95B glass of milk/glasses of milk=milk
  2615 coffee cup=coffee,cup of coffee; 1FAD6 teapot; 1F375 teacup=cup of tea,tea
@@ -107,7 +107,7 @@ toy: 26C4 snowman; 1F388 balloon; 1F9F8 teddy bear=teddy; 1FA85 piñata=pinata
  1F3B1 pool ball=8 ball,billiard ball,eight ball; 1F52E crystal ball; 1FA84 magic wand=wand
  1FA86 nesting doll=matryoshka,russian doll; 265F chess pawn=pawn,chess piece
  1F383 jack-o-lantern/jack-o-lanterns=pumpkin,halloween pumpkin,jack o lantern
- 1F9E8 firecracker=dynamite; 1F380 bow=ribbon; 1F381 gift=present,wrapped gift,gift box
+ 1F9E8 firecracker=dynamite; 1F380 bow=ribbon; 1F381 gift=wrapped gift,wrapped present,gift box
  1F390 wind chime; 1F3AB ticket; 1FAA9 disco ball=mirror ball; 1F9E7 red envelope
 sports thing: 1F3C6 trophy; 1F3C5 medal=gold medal,sports medal; 26BD soccer ball; 26BE baseball
  1F3C0 basketball; 1F3D0 volleyball; 1F3C8 American football; 1F94F frisbee=flying disc

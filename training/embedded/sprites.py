@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache as once
 from functools import cached_property
@@ -23,7 +23,7 @@ from PIL import Image
 
 from core.settings import cache_dir
 from training.embedded.kinds import TABLE
-from training.embedded.sources import package_folder
+from training.embedded.sources import SourceError, package_folder
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ STYLE_PACKAGES = {
 }
 NATIVE_PX = {"noto": 64, "twemoji": 64, "fluent3d": 128, "fluentflat": 128, "openmoji": 128}
 SEEN_SHARE = 0.85
+Box = tuple[float, float, float, float]  # left, top, right, bottom; fractions of the picture
 LEAST_COLOUR_SHARE = 0.65  # of the solid pixels, for a thing to have one colour
 MOST_OTHER_SHARE = 0.15
 SOLID = 40  # alpha from which a pixel counts as part of the thing
@@ -62,7 +63,7 @@ class Kind:
 class Look:
     """What was measured on one sprite."""
 
-    box: tuple[float, float, float, float]  # of the solid pixels; fractions of the square
+    box: Box  # of the solid pixels; fractions of the square
     mean: tuple[int, int, int]  # mean colour of the solid pixels, 0 to 255
     colour: str | None  # the name of its own colour, None where no single one stands out
 
@@ -99,6 +100,7 @@ class SpriteBook:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._arrays: dict[str, np.ndarray] = {}
+        self._drawable: dict[tuple[str, bool | None], tuple[Kind, ...]] = {}
 
     def __reduce__(self) -> tuple[type["SpriteBook"], tuple[Path]]:
         return SpriteBook, (self.folder,)
@@ -116,6 +118,16 @@ class SpriteBook:
     def has(self, kind: str, style: str) -> bool:
         """Whether the style draws this kind."""
         return kind in self._rows.get(style, {})
+
+    def drawable(self, style: str, *, seen: bool | None) -> tuple[Kind, ...]:
+        """The kinds that a style draws, of the training split (True), the rest (False) or any."""
+        if (style, seen) not in self._drawable:
+            self._drawable[style, seen] = tuple(
+                kind
+                for kind in self.kinds
+                if self.has(kind.name, style) and (seen is None or kind.is_seen == seen)
+            )
+        return self._drawable[style, seen]
 
     def look(self, kind: str, style: str) -> Look:
         """What was measured on a sprite.
@@ -167,13 +179,58 @@ def load_sprites(cache: Path | None = None) -> SpriteBook:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(folder.name + ".lock")):
             if not (folder / INDEX).exists():
-                packages = {
-                    style: package_folder(package, cache=cache)
-                    for style, package in STYLE_PACKAGES.items()
-                }
-                words = package_folder("cldr-annotations", cache=cache)
-                _pack(folder, packages=packages, words=words)
+                _pack_sources(folder, cache=cache)
     return SpriteBook(folder)
+
+
+def _pack_sources(folder: Path, *, cache: Path) -> None:
+    packages = {
+        style: package_folder(package, cache=cache) for style, package in STYLE_PACKAGES.items()
+    }
+    names = _unicode_names(package_folder("cldr-annotations", cache=cache))
+    try:
+        pack_sprites(
+            folder,
+            {
+                style: _source_sprites(style, package, names=names)
+                for style, package in packages.items()
+            },
+        )
+    except OSError as error:
+        raise SourceError(
+            f"The packed sprites cannot be kept in {folder.parent} ({error.strerror or error}). "
+            "Free 200 MB there, or set SIGHTLOOP_CACHE_DIR to a folder on another disk, and start "
+            "again."
+        ) from error
+
+
+def pack_sprites(
+    folder: Path, styles: Mapping[str, Iterable[tuple[str, Image.Image]]]
+) -> SpriteBook:
+    """Write the sprites of some styles as a book into `folder`, which appears complete or not.
+
+    Args:
+        styles: for each style, kinds and their sprites: RGBA, square, of one size in a style.
+    """
+    staging = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(staging, ignore_errors=True)  # left by a process that was killed
+    staging.mkdir(parents=True)
+    try:
+        looks = {}
+        for style, sprites in styles.items():
+            drawn = dict(sprites)
+            np.save(staging / f"{style}.npy", np.stack([np.asarray(one) for one in drawn.values()]))
+            looks[style] = {name: _as_row(measure(sprite)) for name, sprite in drawn.items()}
+        (staging / INDEX).write_text(json.dumps({"looks": looks}), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(staging, folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return SpriteBook(folder)
+
+
+def _as_row(look: Look) -> tuple[Box, tuple[int, int, int], str | None]:
+    return look.box, look.mean, look.colour
 
 
 def _read_kind(entry: str, group: str) -> Kind:
@@ -195,41 +252,19 @@ def _fingerprint() -> str:
     return hashlib.sha256(f"{PACK_VERSION} {NATIVE_PX} {drawn}".encode()).hexdigest()[:16]
 
 
-def _pack(folder: Path, *, packages: Mapping[str, Path], words: Path) -> None:
-    staging = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
-        names = _unicode_names(words)
-        looks = {
-            style: _pack_style(style, packages[style], names=names, folder=staging)
-            for style in STYLES
-        }
-        (staging / INDEX).write_text(json.dumps({"looks": looks}), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(staging, folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _pack_style(
-    style: str, package: Path, *, names: Mapping[str, str], folder: Path
-) -> dict[str, tuple[tuple[float, ...], tuple[int, ...], str | None]]:
+def _source_sprites(
+    style: str, package: Path, *, names: Mapping[str, str]
+) -> Iterator[tuple[str, Image.Image]]:
+    """Kind and sprite for every kind that the style's package has a picture of."""
     log.info("packing the sprites of %s", style)
     files = _files_by_key(style, package)
     side = NATIVE_PX[style]
-    rows, looks = [], {}
     for kind in all_kinds():
         file = _file_of(kind, style, files=files, names=names)
         if file is None:
             log.warning("%s has no picture of %s", style, kind.name)
-            continue
-        sprite = _fill_square(_open(file, side_px=2 * side), side_px=side)
-        rows.append(np.asarray(sprite))
-        look = measure(sprite)
-        looks[kind.name] = (look.box, look.mean, look.colour)
-    np.save(folder / f"{style}.npy", np.stack(rows))
-    return looks
+        else:
+            yield kind.name, _fill_square(_open(file, side_px=2 * side), side_px=side)
 
 
 def _files_by_key(style: str, package: Path) -> dict[str, Path]:
