@@ -658,7 +658,7 @@ def _write_config(
         "picture_head": heads.shape,
         "text_head": {},
         "conse_share": list(CONSE_SHARE),
-        "name_scale": round(float(heads.name_scale.exp()), 3),
+        "name_scale": round(float(heads.name_scale.detach().exp()), 3),
         "trained": {name: progress[name] for name in ("step", "seconds", "samples", "measured")},
         "kind_names": [kinds[n]["name"] for n in counted],
     }

@@ -25,8 +25,8 @@ from core.embedder import ConseModel
 from core.pack import PackPicture, read_pack
 from training.embedded.drawn_singles import SIZE_PX, draw_single
 from training.embedded.named_pictures import NamedKind, NamedPictures
-from training.embedded.short_captions import caption_pair
 from training.embedded.sprites import SEEN_STYLES, SpriteBook
+from training.scene_captions import altered
 from training.scene_drawing import SceneThing, draw_scene, plan_scene, true_colour
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class TrueThing:
 
 @dataclass(frozen=True, slots=True)
 class TruePicture:
-    """What is known of a picture without looking at it."""
+    """What is known of a picture without looking at it: names, places, colours, captions."""
 
     source: Literal["single", "scene", "photograph"]
     things: tuple[TrueThing, ...]
@@ -108,11 +108,6 @@ class World:
         ]
 
     @cached_property
-    def seen_counted(self) -> tuple[str, ...]:
-        """Names of the scenes' kinds that may be trained on."""
-        return tuple(kind.name for kind in self.kinds if kind.is_counted and kind.is_seen)
-
-    @cached_property
     def photographs(self) -> list[PackPicture]:
         """The sample photographs that training may use."""
         everything = read_pack("photographs")
@@ -142,17 +137,18 @@ class World:
 
     def _scene(self, n: int) -> tuple[Image.Image, TruePicture]:
         scene = plan_scene(n, book=self.book, styles=SEEN_STYLES, seen=True)
-        pairs = [
-            caption_pair(scene, seed=SCENE_CAPTIONS * n + i, kinds=self.seen_counted)
-            for i in range(SCENE_CAPTIONS)
-        ]
-        said, wrong = zip(*pairs, strict=True)
+        pairs = [altered(scene, self.book, seed=i) for i in range(SCENE_CAPTIONS)]
         things = tuple(
             TrueThing(self.places[thing.kind], self._colour(thing, scene.style), thing.box)
             for thing in scene.things
         )
         picture = draw_scene(scene, self.book, size=SIZE_PX)
-        return picture, TruePicture("scene", things, said, wrong)
+        return picture, TruePicture(
+            "scene",
+            things,
+            captions=tuple(pair.true for pair in pairs),
+            altered=tuple(pair.false for pair in pairs),
+        )
 
     def _colour(self, thing: SceneThing, style: str) -> int:
         colour = true_colour(thing, style, self.book)

@@ -26,7 +26,8 @@ LEAST_OVERLAP = 0.45  # Dice coefficient of the two sets of emoji that share the
 LONGEST_PHRASE = 4
 PLAIN_BONUS = 0.15  # in overlap, for what the scenes call a thing
 
-# What CLDR's keywords do not name: small words, numbers and colours. "" drops a word.
+# What CLDR's keywords do not name or blur: small words, numbers, colours, and a few of the
+# commonest things and feelings. "" drops a word.
 SMALL_WORDS = {
     "de": {
         "": "ein eine einen einem einer eines der die das den dem des ist sind es",
@@ -60,6 +61,12 @@ SMALL_WORDS = {
         "purple": "lila violett",
         "orange": "orangefarben",
         "grey": "grau graue grauer graues grauen",
+        "coffee": "kaffee",
+        "cup": "tasse becher",
+        "flower": "blume blüte",
+        "sky": "himmel",
+        "happy": "glücklich fröhlich",
+        "sad": "traurig",
     },
     "es": {
         "": "un una unos unas el la los las es son lo",
@@ -90,6 +97,12 @@ SMALL_WORDS = {
         "purple": "morado",
         "orange": "anaranjado",
         "grey": "gris",
+        "coffee": "café",
+        "cup": "taza",
+        "flower": "flor",
+        "sky": "cielo",
+        "happy": "feliz alegre contento",
+        "sad": "triste",
     },
     "zh": {
         "": "的 一 个 只 条 头 辆 朵 棵 张 把 匹 本 着 了 是 座 架 杯 块",
@@ -116,6 +129,13 @@ SMALL_WORDS = {
         "purple": "紫色",
         "orange": "橙色",
         "grey": "灰色",
+        "coffee": "咖啡",
+        "cup": "杯子",
+        "flower": "花",
+        "sky": "天空",
+        "happy": "快乐 开心 高兴",
+        "sad": "难过 伤心",
+        "umbrella": "雨伞 伞",
     },
 }
 ENGLISH_SMALL_WORDS = frozenset(
