@@ -758,6 +758,7 @@ def _check_odd_one_out(question: SceneQuestion, answer: str) -> bool:
 
 
 def _check_choice(question: SceneQuestion, answer: str) -> bool:
+    answer = re.sub(r"\bletter\s+(?=[A-Da-d]\b)", "option ", answer)  # that is no envelope
     letters = _letters_in(answer)
     said = _options_in(question, answer)
     if len(letters) > 1 or len(said) > 1 or not (letters or said):
@@ -780,7 +781,7 @@ def _options_in(question: SceneQuestion, answer: str) -> set[str]:
         return {
             number_word(number) for word in tokens(answer) if (number := _number(word)) is not None
         }
-    return _kinds_in(answer) & set(question.options)  # "the letter B" is no envelope
+    return _kinds_in(answer) & set(question.options)
 
 
 _ASK: dict[QuestionForm, Callable[[View, random.Random], SceneQuestion | None]] = {

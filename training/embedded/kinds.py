@@ -155,7 +155,7 @@ light: 1F56F candle; 1F4A1 light bulb=bulb,lightbulb; 1F526 flashlight=torch
  1F3EE red lantern=lantern,paper lantern; 1FA94 oil lamp=diya lamp,diya
 paper thing: 1F4D5 closed book=red book,book; 1F4D6 open book
  1F4DA stack of books/stacks of books=books,pile of books; 1F4DC scroll; 1F4F0 newspaper
- 1F516 bookmark; 1F3F7 label=tag; 2709 envelope=letter; 1F4E6 package=parcel,cardboard box
+ 1F516 bookmark; 1F3F7 label=tag; 2709 envelope; 1F4E6 package=parcel,cardboard box
  1F4C5 calendar; 1F4CA bar chart=chart; 1F4CB clipboard; 1F9FE receipt
  1F5D2 notepad=spiral notepad; 1F4C1 folder=file folder
 money thing: 1F4B0 money bag=bag of money; 1FA99 coin; 1F4B5 dollar bill=dollar banknote,banknote
