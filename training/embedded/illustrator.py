@@ -27,18 +27,24 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from core.errors import UserError
-from core.pictogram_diffusion import PictogramPipeline, PictogramTransformer, TextFeatures
+from core.pictogram_diffusion import (
+    TEXT_TOWER,
+    PictogramPipeline,
+    PictogramTransformer,
+    TextFeatures,
+)
 from core.settings import ROOT, cache_dir
+from core.weights import local_folder
 from training.embedded.illustrator_pack import (
     ART,
     COLOURS,
-    NUMBER_WORDS,
+    COUNTS,
     Batch,
     Pack,
     make_pack,
-    with_article,
 )
 from training.embedded.sprites import load_sprites
+from training.scene_words import number_word, with_article
 
 log = logging.getLogger(__name__)
 
@@ -56,16 +62,18 @@ CELL_PX = 128
 class Recipe:
     """Everything that decides what a run learns."""
 
-    batch_size: int = 96
-    learning_rate: float = 1e-3
+    batch_size: int = 64
+    learning_rate: float = 2e-3
     weight_decay: float = 0.01
     warmup_steps: int = 200
     decay_from: float = 0.6  # share of the run after which the learning rate falls to zero
     ema: float = 0.998
     no_text_share: float = 0.1  # rows that learn to draw without text, for guidance
-    pure_noise_share: float = 0.1  # rows of noise alone: where a drawing begins
-    sigma_mean: float = 0.8  # of the logit; JiT's value (Li and He 2025, section 4.2)
-    sigma_floor: float = 0.15  # bounds the weight 1 / sigma^2 of the velocity loss
+    # Much noise and a bounded weight 1 / sigma^2 put the effort where the words decide: at equal
+    # time the error of a drawing's first step was a fifth lower than with JiT's 0.8 and 0.15.
+    pure_noise_share: float = 0.2  # rows of noise alone: where a drawing begins
+    sigma_mean: float = 1.0  # of the logit
+    sigma_floor: float = 0.4
     seed: int = 1
 
 
@@ -229,8 +237,9 @@ def _sheet_prompts() -> list[str]:
         with_article(f"{colour} {seen[i].name}")
         for colour, i in zip(COLOURS, pick(len(COLOURS)), strict=True)
     ]
-    numbers = list(NUMBER_WORDS.values())
-    counts = [f"{numbers[n % 3]} {seen[i].plural}" for n, i in enumerate(pick(12))]
+    counts = [
+        f"{number_word(COUNTS[n % len(COUNTS)])} {seen[i].plural}" for n, i in enumerate(pick(12))
+    ]
     joints = ("and", "to the left of", "above", "below", "to the right of", "and")
     pairs = [
         f"{with_article(seen[a].name)} {joints[n % 6]} {with_article(seen[b].name)}"
@@ -429,7 +438,8 @@ def _do(step: str, arguments: argparse.Namespace) -> None:
 
         evaluate()
     else:
-        pack = make_pack(folder / "pack", load_sprites(), cache=cache_dir())
+        tower = local_folder(TEXT_TOWER, cache=cache_dir())
+        pack = make_pack(folder / "pack", load_sprites(), tower=tower)
         log.info("%d captions of %d kinds", len(pack.orders), len(pack.kinds))
         if step == "train":
             train(pack, folder / "run", recipe=Recipe(), minutes=arguments.minutes)

@@ -24,15 +24,14 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from core.errors import UserError
 from core.pictogram_diffusion import (
-    TEXT_TOWER,
     TextFeatures,
     encode_texts,
     gather_features,
     load_text_tower,
 )
-from core.weights import local_folder
 from training.embedded.sprites import Kind, SpriteBook
 from training.scene_drawing import PAINTS, coloured_sprite
+from training.scene_words import number_word, with_article
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +46,7 @@ ART = {"flat": "twemoji", "3d": "fluent3d", "shaded": "noto"}
 COLOURS = tuple(PAINTS)
 FAMILY_SHARES: Mapping[Family, float] = {"one": 0.4, "colour": 0.17, "count": 0.18, "two": 0.25}
 N_PAIRS = 6000  # pairs of kinds among the captions of two things
-NUMBER_WORDS = {2: "two", 3: "three", 4: "four"}
+COUNTS = (2, 3, 4)
 RELATIONS = {
     "left": ("to the left of", "left of"),
     "right": ("to the right of", "right of"),
@@ -164,18 +163,18 @@ def make_pack(
     folder: Path,
     book: SpriteBook,
     *,
-    cache: Path,
+    tower: Path,
     kinds: Sequence[Kind] | None = None,
     n_pairs: int = N_PAIRS,
 ) -> Pack:
     """The pack in `folder`, made first when it is missing or of an older make.
 
     Args:
+        tower: folder of the text tower.
         kinds: all seen kinds when not given; unseen ones are never packed.
 
     Raises:
         UserError: it cannot be written.
-        WeightsError: the text tower cannot be had.
     """
     kinds = [kind for kind in (kinds or book.kinds) if kind.is_seen]
     orders = make_orders(kinds, n_pairs=n_pairs)
@@ -187,7 +186,7 @@ def make_pack(
     try:
         staging.mkdir(parents=True)
         _write_pictures(staging, book, [kind.name for kind in kinds])
-        _write_texts(staging, orders, tower=local_folder(TEXT_TOWER, cache=cache))
+        _write_texts(staging, orders, tower=tower)
         index = {
             "key": key,
             "kinds": [kind.name for kind in kinds],
@@ -214,12 +213,6 @@ def make_orders(kinds: Sequence[Kind], *, n_pairs: int = N_PAIRS) -> list[Order]
         *itertools.chain.from_iterable(_orders_of_one(kind) for kind in kinds),
         *_orders_of_two(kinds, n_pairs=n_pairs),
     ]
-
-
-def with_article(words: str) -> str:
-    """ "an apple", "a car"; plural-looking names keep their own article-free form."""
-    article = "an" if words[:1].lower() in "aeiou" and words[:3] not in ("uni", "USB") else "a"
-    return f"{article} {words}"
 
 
 def place_sprite(sprite: Image.Image, side_px: int) -> np.ndarray:
@@ -251,8 +244,8 @@ def _orders_of_one(kind: Kind) -> list[Order]:
     ]
     orders += [
         order(f"{number} {kind.plural}", "count", n=n)
-        for n, word in NUMBER_WORDS.items()
-        for number in (word, str(n))
+        for n in COUNTS
+        for number in (number_word(n), str(n))
     ]
     return orders
 
