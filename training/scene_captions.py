@@ -97,16 +97,13 @@ def altered(scene: Scene, book: SpriteBook, *, seed: int) -> AlteredCaption:
     view = View(scene, book)
     possible: list[tuple[Phrase, Phrase, Change]] = []
     for phrase in _phrases(view, rng):
-        possible += [
-            (phrase, false, change)
-            for change, false in (
-                ("count", _wrong_count(phrase, rng)),
-                ("kind", _wrong_kind(phrase, view, rng)),
-                ("colour", _wrong_colour(phrase, rng)),
-                ("relation", _wrong_relation(phrase)),
-            )
-            if false is not None
-        ]
+        wrong: dict[Change, Phrase | None] = {
+            "count": _wrong_count(phrase, rng),
+            "kind": _wrong_kind(phrase, view, rng),
+            "colour": _wrong_colour(phrase, rng),
+            "relation": _wrong_relation(phrase),
+        }
+        possible += [(phrase, false, name) for name, false in wrong.items() if false is not None]
     # First the change, so that the rarer ones come as often as the scenes allow.
     change = rng.choice(sorted({change for _, _, change in possible}))
     true, false, _ = rng.choice([row for row in possible if row[2] == change])

@@ -380,8 +380,8 @@ def _texture(texture: str, size: int, angle: float, seed: int) -> Image.Image:
             wave = np.sin(across * 2 * math.pi * rng.integers(5, 14))
             return Image.fromarray(((wave.clip(-0.4, 0.4) / 0.4 + 1) * 127.5).astype(np.uint8))
         case "checks":
-            steps = (np.arange(size) * int(rng.integers(4, 10)) // size) % 2
-            return Image.fromarray(((steps[None] ^ steps[:, None]) * 255).astype(np.uint8))
+            parity = (np.arange(size) * int(rng.integers(4, 10)) // size) % 2
+            return Image.fromarray(((parity[None] ^ parity[:, None]) * 255).astype(np.uint8))
         case "dots":
             phase = np.linspace(0, 2 * math.pi * int(rng.integers(6, 14)), size)
             wave = np.sin(phase)[None] * np.sin(phase)[:, None]

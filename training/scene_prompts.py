@@ -88,6 +88,7 @@ def make_prompt(
     if task in ("colour", "two_colours"):
         kinds = [name for name in kinds if not set(tokens(name)) & set(COLOUR_WORDS)]
     first, second = rng.sample(kinds, 2)
+    things: tuple[PromptThing, ...]
     match task:
         case "single":
             things = (PromptThing(kind=first),)
