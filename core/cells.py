@@ -64,6 +64,7 @@ class CellSight:
     names: np.ndarray  # (49, D), unit rows
     colours: np.ndarray  # (49, 12) probabilities over COLOURS
     boxes: np.ndarray  # (49, 4): left, top, right, bottom; fractions of the picture
+    drawing: float = 1.0  # probability of a drawing, which the cells were trained on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,9 +202,10 @@ def cells_of(sight: HeadSight) -> list[CellSight]:
     names = sight.names.float().cpu().numpy()
     colours = sight.colours.softmax(dim=-1).float().cpu().numpy()
     boxes = _corners(sight.boxes.float().cpu().numpy())
+    drawing = sight.drawing.sigmoid().float().cpu().numpy()
     return [
-        CellSight(presence=p, names=n, colours=c, boxes=b)
-        for p, n, c, b in zip(presence, names, colours, boxes, strict=True)
+        CellSight(presence=p, names=n, colours=c, boxes=b, drawing=float(d))
+        for p, n, c, b, d in zip(presence, names, colours, boxes, drawing, strict=True)
     ]
 
 

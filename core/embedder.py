@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from core.cells import CellSight, HeadSight, PictureHead, TextHead, cells_of, look_through
+from core.claims import KindWords
 from core.errors import WeightsError
 from core.lexicon import Lexicon
 from core.settings import ROOT, ConseEmbedder, FolderRef, HubRef, ModelRef, OpenClipEmbedder
@@ -135,7 +136,7 @@ class Heads:
     # in photographs, the trained head knows drawings. Which of both it is, the head itself says.
     conse_share: tuple[float, float]  # of a drawing, of a photograph; 0 to 1
     name_scale: float  # factor on cosines before the softmax over names of things in cells
-    kind_names: tuple[str, ...]  # that the cells were trained on
+    kinds: tuple[KindWords, ...]  # that the cells may name
     kind_vectors: np.ndarray  # (K, D), unit rows, in the projected text space
     towers: tuple[str, ...]  # the exact towers they were trained on
     checksum: str
@@ -153,7 +154,7 @@ class Heads:
         return torch.cat([vectors, self.text(vectors)], dim=-1) / 2**0.5
 
 
-def load_heads(folder: Path = EMBEDDER_FOLDER, *, device: Device = "cpu") -> Heads | None:
+def load_heads(folder: Path, *, device: Device = "cpu") -> Heads | None:
     """The trained heads in `folder`; None where there are none.
 
     Raises:
@@ -176,7 +177,10 @@ def load_heads(folder: Path = EMBEDDER_FOLDER, *, device: Device = "cpu") -> Hea
             text=text.to(device).eval(),
             conse_share=(float(config["conse_share"][0]), float(config["conse_share"][1])),
             name_scale=float(config["name_scale"]),
-            kind_names=tuple(config["kind_names"]),
+            kinds=tuple(
+                KindWords(name=name, plural=plural, synonyms=tuple(synonyms))
+                for name, plural, synonyms in config["kinds"]
+            ),
             kind_vectors=_unit_rows(tensors["kind_vectors"]),
             towers=tuple(config["towers"]),
             checksum=checksum,
@@ -241,7 +245,7 @@ class ConseModel:
                 (preset.text_tower, text_folder),
             )
         ]
-        heads = load_heads(device=device)
+        heads = load_heads(EMBEDDER_FOLDER, device=device)
         if heads is not None and heads.towers != tuple(towers):
             log.info("the trained heads are for other towers and stay unused")
             heads = None
@@ -334,6 +338,31 @@ class ConseModel:
             vectors = self.read_plainly(names)
             _write_matrix(file, vectors)
         self._model.visual.head.class_vectors.copy_(torch.from_numpy(vectors))
+
+
+class ConseCells:
+    """The cells of a ConseModel with trained heads, for core/claims.py."""
+
+    def __init__(self, model: ConseModel, heads: Heads) -> None:
+        self.kinds = heads.kinds
+        self.kind_vectors = heads.kind_vectors
+        self.name_scale = heads.name_scale
+        self._model, self._heads = model, heads
+
+    def look_at_cells(self, pictures: Sequence[Image.Image]) -> list[CellSight]:
+        """The cells of each picture."""
+        return list(self._model.look(pictures).cells or ())
+
+    def name_vectors(self, names: Sequence[str]) -> np.ndarray:
+        """(N, D) unit rows: the trained half of the vectors of these names."""
+        return _unit_rows(torch.from_numpy(self._model.embed_texts(names)[:, self._model.width :]))
+
+
+def cells_reader(embedder: Embedder) -> ConseCells | None:
+    """How to read the cells of this embedder; None where it has none."""
+    if isinstance(embedder, ConseModel) and embedder.heads is not None:
+        return ConseCells(embedder, embedder.heads)
+    return None
 
 
 class OpenClipModel:

@@ -1,21 +1,38 @@
 """How well a picture and a text agree, and whether a storyboard is drawn as it should be."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, cached_property
+from pathlib import Path
 from threading import Lock
 
 import numpy as np
 from PIL import Image
 
 from core.captions import split_sentences, things_named
+from core.claims import (
+    FEATURES,
+    CellReader,
+    Checked,
+    CheckedClaim,
+    Vocabulary,
+    check,
+    features_of,
+)
 from core.diagram import DARK, LIGHT, Colours
+from core.errors import WeightsError
 from core.layout import Box, Layout, TextBlock, lay_out, text_width
 from core.pack import pictograms
 from core.pictograms import EmbedTexts
+from core.settings import ROOT
 from core.types import DiagramShape, StoryboardPlan
 
 EmbedImages = Callable[[Sequence[Image.Image]], np.ndarray]  # N pictures -> (N, D), unit rows
+# A model's own probability that the text is true of the picture, such as the answerer's "yes".
+SecondOpinion = Callable[[Image.Image, str], float]
+
+CALIBRATION = ROOT / "core" / "embedded" / "judge" / "calibration.json"
 
 MIN_TEXT_CONTRAST, MIN_LINE_CONTRAST = 4.5, 3.0  # WCAG 2.2, success criteria 1.4.3 and 1.4.11
 _BACKGROUND_TEXTS = 400
@@ -37,6 +54,10 @@ _TEXT_ON: tuple[tuple[str, str, float], ...] = (
 class Agreement:
     """How well a text describes a picture."""
 
+    # 0 to 1: the probability that the text is true of the picture. Where it is not calibrated, the
+    # share of other texts that fit the picture less well.
+    score: float
+    is_calibrated: bool
     percent: int  # 0 to 100: the share of other texts that fit the picture less well
     cosine: float  # of the two vectors, -1 to 1; differs in range from embedder to embedder
     reason: str  # one line
@@ -44,16 +65,78 @@ class Agreement:
     not_found: tuple[str, ...]
 
 
-class Judge:
-    """Compares a picture with a text by the embedder, against a background of other texts.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """Logistic regression from what the cells say of a text's claims to the chance that it is true.
 
-    A cosine of 0.3 is much for one embedder and little for another. The share of other texts that
-    fit the same picture less well reads the same for all: 50 % is a text chosen blindly.
+    Made by training/embedded/judge.py from scenes with true captions and with one word wrong.
     """
 
-    def __init__(self, *, embed_images: EmbedImages, embed_texts: EmbedTexts) -> None:
+    means: np.ndarray  # (F,) of each feature of core/claims.py
+    spreads: np.ndarray  # (F,)
+    weights: np.ndarray  # (F,)
+    bias: float
+    second_weight: float = 0.0  # of a second opinion's log-odds; 0 until it is fitted
+
+    def score(self, features: np.ndarray, *, second: float | None = None) -> float:
+        """Probability, 0 to 1, from one text's features, shape (F,)."""
+        logit = float((features - self.means) / self.spreads @ self.weights) + self.bias
+        if second is not None:
+            second = min(max(second, 1e-3), 1 - 1e-3)
+            logit += self.second_weight * float(np.log(second / (1 - second)))
+        return 1 / (1 + float(np.exp(-logit)))
+
+
+def load_calibration(file: Path = CALIBRATION) -> Calibration | None:
+    """The shipped calibration; None where there is none.
+
+    Raises:
+        WeightsError: it is damaged or made for other features.
+    """
+    if not file.is_file():
+        return None
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        if tuple(kept["features"]) != FEATURES:
+            raise ValueError("made for other features")
+        return Calibration(
+            means=np.array(kept["means"]),
+            spreads=np.array(kept["spreads"]),
+            weights=np.array(kept["weights"]),
+            bias=float(kept["bias"]),
+            second_weight=float(kept.get("second_weight", 0.0)),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(
+            f"The judge's calibration in {file.name} cannot be used ({error}). "
+            "Restore core/embedded from the repository and start again."
+        ) from error
+
+
+class Judge:
+    """Compares a picture with a text, claim by claim where the embedder has cells to look in.
+
+    Drawings are checked claim by claim (core/claims.py): things, counts, colours, places. For
+    photographs, and with embedders without cells, the picture's vector is compared with the text's
+    against a background of other texts: a cosine of 0.3 is much for one embedder and little for
+    another, while the share of other texts that fit the same picture less well reads the same for
+    all: 50 % is a text chosen blindly.
+    """
+
+    def __init__(
+        self,
+        *,
+        embed_images: EmbedImages,
+        embed_texts: EmbedTexts,
+        cells: CellReader | None = None,
+        calibration: Calibration | None = None,
+        second: SecondOpinion | None = None,
+    ) -> None:
         self._embed_images = embed_images
         self._embed_texts = embed_texts
+        self._cells = cells
+        self._calibration = calibration
+        self._second = second
         self._lock = Lock()
         self._backgrounds: dict[int, np.ndarray] = {}
 
@@ -66,6 +149,37 @@ class Judge:
         sentences = split_sentences(text)
         if not sentences:
             raise ValueError("there is no text to compare with the picture")
+        plain = self._by_vectors(image, sentences)
+        return self._by_cells(image, " ".join(sentences), plain) or plain
+
+    def _by_cells(self, image: Image.Image, text: str, plain: Agreement) -> Agreement | None:
+        """The agreement claim by claim; None where the cells cannot tell."""
+        if self._cells is None or self._calibration is None:
+            return None
+        claims = self._vocabulary.claims_of(text)
+        (cells,) = self._cells.look_at_cells([image])
+        if not claims.things or cells.drawing < 0.5:
+            return None
+        checked = check(claims, cells, self._cells)
+        second = self._second(image, text) if self._second else None
+        score = self._calibration.score(features_of(checked), second=second)
+        seen = tuple(one.claim.name for one in checked.claims if one.exists >= 0.5)
+        not_found = tuple(one.claim.name for one in checked.claims if one.exists < 0.5)
+        return Agreement(
+            score=score,
+            is_calibrated=True,
+            percent=plain.percent,
+            cosine=plain.cosine,
+            reason=reason_of(checked, seen=seen),
+            seen=seen,
+            not_found=not_found,
+        )
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        return Vocabulary(self._cells.kinds if self._cells else ())
+
+    def _by_vectors(self, image: Image.Image, sentences: Sequence[str]) -> Agreement:
         things = _things(sentences)
         picture = self._embed_images([image])[0]
         cosines = self._embed_texts([" ".join(sentences), *things]) @ picture
@@ -77,6 +191,8 @@ class Judge:
         not_found = tuple(thing for thing, share in named if share < _NOT_FOUND)
         percent = round(100 * float(whole))
         return Agreement(
+            score=float(whole),
+            is_calibrated=False,
             percent=percent,
             cosine=float(cosines[0]),
             reason=_reason(percent, seen, not_found),
@@ -120,6 +236,27 @@ def _reason(percent: int, seen: Sequence[str], not_found: Sequence[str]) -> str:
     if not_found:
         parts.append(f"not found: {_listed(not_found)}")
     return "; ".join(parts)
+
+
+def reason_of(checked: Checked, *, seen: Sequence[str]) -> str:
+    """One line: what is wrong with the text, the worst first, or what was found."""
+    doubts = [(chance, words) for one in checked.claims for chance, words in _doubts(one)]
+    doubts += [(share, "the places do not fit") for share in checked.relations if share < 0.5]
+    if doubts:
+        return "; ".join(words for _, words in sorted(doubts)[:_MAX_NAMED])
+    return f"found: {_listed(seen)}" if seen else "nothing in it can be checked"
+
+
+def _doubts(one: CheckedClaim) -> list[tuple[float, str]]:
+    name, claim = one.claim.name, one.claim
+    if one.exists < 0.5:
+        return [(one.exists, f"no {name} found")]
+    doubts = []
+    if one.counted < 0.5 and one.likeliest_count != claim.count:
+        doubts.append((one.counted, f"{name}: {one.likeliest_count} found, not {claim.count}"))
+    if one.coloured < 0.5 and one.likeliest_colour != claim.colour:
+        doubts.append((one.coloured, f"{name}: {one.likeliest_colour}, not {claim.colour}"))
+    return doubts
 
 
 def _listed(things: Sequence[str]) -> str:

@@ -613,8 +613,8 @@ def export(work: Path, out: Path) -> None:
     heads.eval()
     kinds = _read_kinds(work)
     texts = KindTexts(work, kinds)
-    # Names for what the cells find: the kinds of the scenes, on which the cells were trained.
-    counted = np.array([n for n in texts.seen if kinds[n]["is_counted"]])
+    # Names for what the cells find: the scenes' kinds, those never trained on by their name alone.
+    counted = np.array([n for n, kind in enumerate(kinds) if kind["is_counted"]])
     with torch.inference_mode():
         kind_vectors = heads.text(texts.plain(counted))
     tensors = {f"picture.{name}": value for name, value in heads.picture.state_dict().items()}
@@ -660,7 +660,7 @@ def _write_config(
         "conse_share": list(CONSE_SHARE),
         "name_scale": round(float(heads.name_scale.detach().exp()), 3),
         "trained": {name: progress[name] for name in ("step", "seconds", "samples", "measured")},
-        "kind_names": [kinds[n]["name"] for n in counted],
+        "kinds": [[kinds[n][word] for word in ("name", "plural", "synonyms")] for n in counted],
     }
     pending = out / f"{HEADS_CONFIG}.new"
     pending.write_text(json.dumps(config, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
