@@ -583,9 +583,12 @@ def _label_maker(cache: Path) -> LabelMaker:
 
 
 def _is_known(taught: Taught, book: "SpriteBook") -> bool:
-    """False for a scene with a thing that has left the table of kinds since it was drawn."""
+    """False for a scene with a thing that has left the training split since it was drawn."""
     scene = taught.scene
-    return scene is None or all(book.has(thing.kind, scene.style) for thing in scene.things)
+    return scene is None or all(
+        book.has(thing.kind, scene.style) and book.kind_by_name[thing.kind].is_seen
+        for thing in scene.things
+    )
 
 
 def _targets(

@@ -111,7 +111,7 @@ def write_features(
     planned = -(-pictures // shard_pictures)
     for number in range(planned):
         target = folder / f"shard-{number:04d}"
-        if target.is_dir():
+        if target.is_dir():  # finished: folders are moved into place when whole
             continue
         elapsed = time.monotonic() - started
         per_shard = elapsed / made if made else 0.0

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -54,6 +55,7 @@ DESCRIBE = (
 )
 WHAT_IS_IT = ("What is in this picture?", "What is this?", "What do you see?", "What is shown?")
 SHAPES = ("circle", "rectangle", "triangle")
+DENIED = re.compile(r"\b(no|not)\b")
 
 TOPICS = (
     "water rain snow wind fire ice gold iron glass paper bread rice sugar salt honey milk "
@@ -201,7 +203,7 @@ def shape_of(picture: ShapePicture) -> tuple[str | None, str | None]:
             name = answer
         elif answer not in ("yes", "no"):
             colour = answer
-        elif answer == "yes" and " not " not in question and "n't" not in question:
+        elif answer == "yes" and not DENIED.search(question):
             words = question.lower().rstrip("?").split()
             name = name or next((word for word in words if word in SHAPES), None)
     return name, colour
