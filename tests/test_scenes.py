@@ -8,7 +8,13 @@ import pytest
 
 from tests.tiny_sprites import STYLES, make_tiny_sprites
 from training.embedded.sprites import STYLES as ALL_STYLES
-from training.embedded.sprites import UNSEEN_STYLE, all_kinds, is_seen_codepoint, plural_of
+from training.embedded.sprites import (
+    UNSEEN_STYLE,
+    all_kinds,
+    is_seen_codepoint,
+    near_kinds,
+    plural_of,
+)
 from training.scene_captions import NEAR_COLOURS
 from training.scene_drawing import LEAST_SIDE, covered_share, measured_overlap
 from training.scene_words import COLOUR_WORDS, mentions, tokens, with_article
@@ -233,6 +239,18 @@ def test_questions_about_training_scenes_name_no_unseen_kind(book):
         said = " ".join(f"{one.text} {one.answer}" for one in ask_about(scene, book, seed=0, n=20))
         named = {found.kind for found in mentions(tokens(said))}
         assert all(book.kind_by_name[name].is_seen for name in named & set(book.kind_by_name))
+
+
+def test_nothing_is_asked_of_a_kind_that_another_one_there_could_be_taken_for(book):
+    near = near_kinds()
+    assert "poodle" in near["dog"] and "dog" in near["poodle"]
+    scene = scene_of(thing("dog", 0.0, 0.0), thing("hammer", 0.6, 0.6))
+    asked = [one for seed in range(200) for one in ask_about(scene, book, seed=seed, n=20)]
+    assert "a poodle" not in " ".join(one.text for one in asked)
+    both = scene_of(thing("dog", 0.0, 0.0), thing("poodle", 0.6, 0.6))
+    asked = [one for seed in range(50) for one in ask_about(both, book, seed=seed, n=20)]
+    counts = [one for one in asked if one.form == "how_many" and one.accepted[0] != "zero"]
+    assert counts == []
 
 
 def test_counting_by_hand(book):

@@ -9,11 +9,13 @@ from training.embedded.sprites import SpriteBook, all_kinds, pack_sprites
 SIDE_PX = 64
 COLOURS = ((214, 32, 38), (38, 96, 220), (42, 158, 66))  # red, blue, green
 STYLES = ("noto", "openmoji")
+ALWAYS = ("dog", "poodle", "hammer")
 
 
 def make_tiny_sprites(folder: Path, *, every: int = 6) -> SpriteBook:
-    """Every sixth kind of the table in two styles: discs, and boxes twice as wide as high."""
-    kinds = [kind.name for kind in all_kinds()[::every]]
+    """Every sixth kind and ALWAYS in two styles: discs, and boxes twice as wide as high."""
+    sixth = [kind.name for kind in all_kinds()[::every]]
+    kinds = list(dict.fromkeys([*sixth, *ALWAYS]))
     return pack_sprites(
         folder,
         {

@@ -341,7 +341,9 @@ def _paint(sprite: Image.Image, paint: Rgb) -> Image.Image:
     dark = (steps / middle).clip(0, 1)[:, None]
     bright = ((steps - middle) / (255 - middle)).clip(0, 1)[:, None]
     ramp = np.array(paint, dtype=np.float32) * (0.25 + 0.75 * dark)
-    ramp += (255 - np.array(paint, dtype=np.float32)) * (0.45 * bright)
+    # Where the middle is nearly white there is nothing left to shine: an outlined ambulance.
+    shine = 0.45 * min(1.0, (255 - middle) / 60)
+    ramp += (255 - np.array(paint, dtype=np.float32)) * (shine * bright)
     table = ramp.round().clip(0, 255).astype(np.uint8)
     channels = [sprite.convert("L").point(list(table[:, channel])) for channel in range(3)]
     return Image.merge("RGBA", (*channels, alpha))

@@ -5,9 +5,10 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
-from training.embedded.sprites import Kind, SpriteBook
+from training.embedded.sprites import Kind, SpriteBook, near_kinds
 from training.scene_drawing import (
     PAINTS,
     WIDE_GROUPS,
@@ -150,10 +151,19 @@ class View:
         self.things = scene.things
         self.counts = Counter(thing.kind for thing in scene.things)
         self.kinds = kinds_by_name()
+        near = near_kinds()
+        self.unclear = {name for held in self.counts for name in near[held]}  # also the held ones
 
     def single(self) -> list[SceneThing]:
         """Things whose kind occurs once: "the dog" is clear."""
-        return [thing for thing in self.things if self.counts[thing.kind] == 1]
+        clear = self.clear()
+        return [
+            thing for thing in self.things if self.counts[thing.kind] == 1 and thing.kind in clear
+        ]
+
+    def clear(self) -> list[str]:
+        """Names of the kinds that no other thing in the scene could be taken for, sorted."""
+        return sorted(name for name in self.counts if name not in self.unclear)
 
     def colours_of(self, kind: str) -> set[str | None]:
         """The colours of the things of a kind; None for one that has no single colour."""
@@ -165,18 +175,22 @@ class View:
 
     def absent(self, rng: random.Random) -> Kind:
         """A kind that is not in the scene; every other time of the same group as one that is."""
-        pool: Sequence[Kind] = self.book.kinds
+        fitting = [kind for kind in self.book.kinds if self._may_be_absent(kind)]
         if rng.random() < 0.5:
             group = self.kinds[rng.choice(self.things).kind].group
-            near = [kind for kind in pool if kind.group == group and kind.name not in self.counts]
-            pool = near or pool
-        seen = {self.kinds[name].is_seen for name in self.counts}
-        while True:
-            kind = rng.choice(pool)
-            # No unseen kind's name may slip into training through a wrong option.
-            if kind.name not in self.counts and (kind.is_seen or seen == {False}):
-                return kind
-            pool = self.book.kinds
+            fitting = [kind for kind in fitting if kind.group == group] or fitting
+        return rng.choice(fitting)
+
+    def _may_be_absent(self, kind: Kind) -> bool:
+        if kind.name in self.counts or kind.name in self.unclear:
+            return False
+        # No unseen kind's name may slip into training through a wrong option.
+        return kind.is_seen or not self.holds_seen
+
+    @cached_property
+    def holds_seen(self) -> bool:
+        """Whether any thing is of the training split."""
+        return any(self.kinds[name].is_seen for name in self.counts)
 
 
 def relation_of(first: SceneThing, second: SceneThing) -> str | None:
@@ -271,17 +285,18 @@ def _stands_out(view: View, rng: random.Random) -> tuple[SceneThing | None, str]
 
 
 def _ask_how_many(view: View, rng: random.Random) -> SceneQuestion | None:
+    clear = view.clear()
     if rng.random() < 0.08:
         kind, count = view.absent(rng), 0
     else:
         # By number rather than by kind: else one is the answer to every second question.
-        counts = sorted(set(view.counts.values()))
-        if counts[0] == 1 and rng.random() < 0.6:
+        counts = sorted({view.counts[name] for name in clear})
+        if 1 in counts and rng.random() < 0.6:
             counts.remove(1)
         if not counts:
             return None
         count = rng.choice(counts)
-        name = rng.choice(sorted(name for name in view.counts if view.counts[name] == count))
+        name = rng.choice([name for name in clear if view.counts[name] == count])
         kind = view.kinds[name]
     text = rng.choice(
         (
@@ -368,7 +383,7 @@ def _yes_or_no(
 
 def _ask_colour(view: View, rng: random.Random) -> SceneQuestion | None:
     askable = []
-    for name in sorted(view.counts):
+    for name in view.clear():
         colours = view.colours_of(name)
         colour = colours.pop() if len(colours) == 1 else None
         if colour is not None and not set(tokens(name)) & set(COLOUR_WORDS):
@@ -437,10 +452,11 @@ def _ask_relation(view: View, rng: random.Random) -> SceneQuestion | None:
 
 
 def _ask_more_or_fewer(view: View, rng: random.Random) -> SceneQuestion | None:
-    if len(view.counts) < 2:
+    clear = view.clear()
+    if len(clear) < 2:
         return None
     for _ in range(4):  # a different number first: ties are the commonest pairs
-        first, second = (view.kinds[name] for name in rng.sample(sorted(view.counts), 2))
+        first, second = (view.kinds[name] for name in rng.sample(clear, 2))
         n_first, n_second = view.counts[first.name], view.counts[second.name]
         if n_first != n_second:
             break
@@ -509,17 +525,20 @@ def _ask_odd_one_out(view: View, rng: random.Random) -> SceneQuestion | None:
     )
 
 
-def _ask_yes_no(view: View, rng: random.Random) -> SceneQuestion:
+def _ask_yes_no(view: View, rng: random.Random) -> SceneQuestion | None:
     for ask in rng.sample((_claim_relation, _claim_colour, _claim_count, _claim_more), 4):
         question = ask(view, rng)
         if question is not None:
             return question
-    raise AssertionError("a count can always be claimed")
+    return None
 
 
-def _claim_count(view: View, rng: random.Random) -> SceneQuestion:
+def _claim_count(view: View, rng: random.Random) -> SceneQuestion | None:
     is_true = rng.random() < 0.5
-    name = rng.choice(sorted(view.counts))
+    clear = view.clear()
+    if not clear:
+        return None
+    name = rng.choice(clear)
     kind, count = view.kinds[name], view.counts[name]
     said = count if is_true else max(1, count + rng.choice((-1, 1, 2)))
     if said == count and not is_true:
@@ -572,7 +591,7 @@ def _claim_colour(view: View, rng: random.Random) -> SceneQuestion | None:
 
 
 def _claim_more(view: View, rng: random.Random) -> SceneQuestion | None:
-    names = sorted(view.counts)
+    names = view.clear()
     pairs = [(a, b) for a in names for b in names if view.counts[a] > view.counts[b]]
     if not pairs:
         return None
@@ -589,7 +608,7 @@ def _claim_more(view: View, rng: random.Random) -> SceneQuestion | None:
 def _ask_multiple_choice(view: View, rng: random.Random) -> SceneQuestion:
     name = rng.choice(sorted(view.counts))
     kind, count = view.kinds[name], view.counts[name]
-    if rng.random() < 0.35:
+    if rng.random() < 0.35 and name not in view.unclear:
         stem = f"How many {kind.plural} are there?"
         truth = number_word(count)
         near = [n for n in range(max(1, count - 3), count + 4) if n != count]

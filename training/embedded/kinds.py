@@ -191,3 +191,111 @@ body part: 1F442 ear; 1F443 nose; 1F441 eye; 1F9E0 brain; 1F9B7 tooth/teeth; 1F9
  1F43E paw print=paw prints
 creature: 1F47B ghost; 1F47D alien; 1F916 robot; 1F480 skull; 1F47E space invader=alien monster
 """
+
+# Kinds that a fair judge might call by each other's name: where one of a line is in a picture, no
+# question asks for another one of it, and no wrong caption or option is made with it.
+NEAR_TABLE = """
+dog, poodle, wolf, fox
+sheep, ram, goat
+deer, moose
+cow, ox, bison
+horse, donkey, zebra, unicorn, carousel horse
+pig, boar
+elephant, mammoth
+mouse, hamster, computer mouse, mouse trap
+bear, polar bear, panda, koala, teddy bear
+monkey, gorilla, orangutan
+lion, tiger, leopard, cat
+crocodile, lizard
+dragon, T-Rex, sauropod, snake
+chicken, rooster, chick, turkey, chicken leg
+dove, goose, duck, swan
+whale, dolphin, shark, seal
+fish, pufferfish
+octopus, squid, jellyfish
+shrimp, fried shrimp, lobster
+snail, seashell
+fly, mosquito, bee
+beetle, cockroach, ladybug, cricket, ant
+caterpillar, worm
+spider, spider web
+cherry blossom, hibiscus, daisy, lotus, sunflower
+tree, pine tree, palm tree, Christmas tree
+clover, seedling, potted plant
+melon, watermelon
+orange, peach, mango
+lettuce, broccoli, salad
+chili pepper, bell pepper
+bread loaf, baguette, croissant
+bagel, doughnut
+egg, fried egg
+birthday cake, slice of cake, cupcake, pie
+ice cream, ice cream cone
+rice ball, rice bowl, sushi
+coffee cup, teacup, paper cup, bubble tea, juice box
+wine glass, cocktail glass, whisky glass, beer mug, glass of milk
+champagne bottle, baby bottle, lotion bottle
+fork and knife, kitchen knife, spoon, dagger
+globe, map
+mountain, volcano, rock
+desert island, palm tree
+house, hut, school, office building, hospital, factory, temple
+castle, Japanese castle, tower, church, mosque
+tent, circus tent
+steam train, bullet train, tram, bus
+bus, van, ambulance, fire truck
+car, taxi, police car, racing car
+pickup truck, delivery truck, fire truck
+motorcycle, scooter, kick scooter, bicycle
+roller skate, ice skate, skateboard
+sailboat, canoe, speedboat, ship
+postbox, mailbox
+wristwatch, alarm clock, stopwatch
+full moon, crescent moon
+water drop, blood drop
+fire, explosion
+bow, bow and arrow
+medal, coin, trophy
+dartboard, goal
+soccer ball, volleyball, basketball
+pair of glasses, pair of sunglasses, pair of goggles, diving mask
+lab coat, coat, kimono, karate uniform
+safety vest, running shirt, T-shirt
+bikini, swimsuit
+pair of jeans, pair of shorts
+purse, handbag, shopping bag, backpack, money bag
+leather shoe, sneaker, hiking boot, high heel, boot, flip-flop
+sun hat, top hat, graduation cap, baseball cap, army helmet
+closed umbrella, beach umbrella
+ring, gem, crown
+guitar, banjo, violin
+drum, long drum
+trumpet, horn, saxophone, flute
+bell, bellhop bell
+piano keyboard, keyboard
+mobile phone, telephone, telephone receiver, pager
+desktop computer, laptop, television
+camera, movie camera
+candle, oil lamp, firecracker
+light bulb, flashlight, red lantern
+closed book, open book, stack of books
+envelope, red envelope
+folder, clipboard, notepad, receipt, newspaper, scroll
+label, bookmark, ticket
+dollar bill, credit card
+pencil, pen, fountain pen, crayon, paintbrush
+ruler, set square
+key, old key
+hammer, axe, pickaxe
+wrench, nut and bolt, screwdriver
+satellite, satellite dish
+test tube, petri dish, alembic
+bed, couch, chair, seat
+bucket, basket, wastebasket
+toilet, toilet roll
+toolbox, briefcase, suitcase
+heart, anatomical heart
+apple, tomato, cherry
+alien, space invader
+thread spool, yarn ball
+"""

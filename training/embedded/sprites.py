@@ -22,7 +22,7 @@ from filelock import FileLock
 from PIL import Image
 
 from core.settings import cache_dir
-from training.embedded.kinds import TABLE
+from training.embedded.kinds import NEAR_TABLE, TABLE
 from training.embedded.sources import SourceError, package_folder
 
 log = logging.getLogger(__name__)
@@ -80,6 +80,18 @@ def all_kinds() -> tuple[Kind, ...]:
         entries = [entry.strip() for entry in re.split(r"[;\n]", lines)]
         kinds += [_read_kind(entry, group) for entry in entries if entry]
     return tuple(sorted(kinds, key=lambda kind: kind.name))
+
+
+@once
+def near_kinds() -> Mapping[str, frozenset[str]]:
+    """For each kind's name, those a fair judge might take it for, without itself."""
+    lines = [line.split(", ") for line in NEAR_TABLE.strip().splitlines()]
+    return {
+        kind.name: frozenset(
+            name for line in lines if kind.name in line for name in line if name != kind.name
+        )
+        for kind in all_kinds()
+    }
 
 
 def is_seen_codepoint(codepoint: str) -> bool:
