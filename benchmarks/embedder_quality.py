@@ -37,6 +37,7 @@ def main() -> None:
     """Measure and write benchmarks/results/embedder_quality.json."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.embedder_quality")
     parser.add_argument("--without-gallery", action="store_true", help="leave out the searches")
+    parser.add_argument("--pool", type=int, default=POOL, help="pictograms to choose from")
     arguments = parser.parse_args()
     preset = load_settings().presets["embedded"]
     embedder = load_embedder(
@@ -45,7 +46,7 @@ def main() -> None:
     if not isinstance(embedder, ConseModel):
         raise SystemExit("this benchmark is for the embedded preset")
     pictures = NamedPictures(load_sprites(), cache=cache_dir())
-    rows = pictogram_rows(embedder, pictures) + photograph_rows(embedder)
+    rows = pictogram_rows(embedder, pictures, size=arguments.pool) + photograph_rows(embedder)
     if not arguments.without_gallery:
         rows += search_rows(embedder)
     write_report(
@@ -53,15 +54,15 @@ def main() -> None:
         rows,
         notes=f"{embedder.model_id}. Unseen style: {UNSEEN_STYLE}. Bars: seen kinds in the unseen "
         f"style among {POOL} at least 55 %, unseen kinds at least 35 %, 39 of the 40 searches. "
-        f"The pool of {POOL} holds the scenes' kinds and, as distractors, the gallery's others.",
+        "The pool holds the scenes' kinds and, as distractors, the gallery's others.",
     )
 
 
-def pictogram_rows(embedder: ConseModel, pictures: NamedPictures) -> list[Row]:
+def pictogram_rows(embedder: ConseModel, pictures: NamedPictures, *, size: int) -> list[Row]:
     """Plain names against pictograms on white."""
     rows: list[Row] = []
     for style in (UNSEEN_STYLE, SAME_STYLE):
-        pool = [kind for kind in pictures.kinds if pictures.has(kind, style)][:POOL]
+        pool = [kind for kind in pictures.kinds if pictures.has(kind, style)][:size]
         seen = embedder.embed_images([plain_single(pictures.picture(one, style)) for one in pool])
         said = embedder.embed_texts([one.name for one in pool])
         for name, chosen, among in _questions(pool):

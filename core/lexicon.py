@@ -47,7 +47,9 @@ class Lexicon:
     def _language_of(self, spoken: list[str]) -> str | None:
         """The language that knows most of the words; None for English, which wins a draw."""
         counts = {
-            language: sum(self._look_up(word, language) is not None for word in spoken)
+            language: sum(
+                length for length, found in self._phrases(spoken, language) if found is not None
+            )
             for language in self.words
             if language != "zh"
         }
@@ -57,14 +59,21 @@ class Lexicon:
 
     def _translated(self, spoken: list[str], language: str) -> str:
         parts, start = [], 0
+        for length, found in self._phrases(spoken, language):
+            parts.append(spoken[start] if found is None else found)
+            start += length
+        return " ".join(part for part in parts if part)
+
+    def _phrases(self, spoken: list[str], language: str) -> Iterator[tuple[int, str | None]]:
+        """Words in each longest known phrase, and its English; None for one unknown word."""
+        start = 0
         while start < len(spoken):
             for length in range(min(LONGEST_PHRASE, len(spoken) - start), 0, -1):
                 found = self._look_up(" ".join(spoken[start : start + length]), language)
                 if found is not None:
                     break
-            parts.append(spoken[start] if found is None else found)
+            yield length, found
             start += length
-        return " ".join(part for part in parts if part)
 
     def _look_up(self, phrase: str, language: str) -> str | None:
         known = self.words[language]

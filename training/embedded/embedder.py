@@ -15,7 +15,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -124,7 +124,8 @@ def main() -> None:
             run_features(work, deadline=deadline, n_shards=arguments.shards, size=arguments.size)
         elif arguments.step == "train":
             plan = Plan(steps=arguments.steps)
-            run_training(work, plan=plan, deadline=deadline, device=_device())
+            conse = Towers(_towers(_device())).conse
+            run_training(work, plan=plan, deadline=deadline, device=_device(), conse=conse)
         else:
             export(work, arguments.out)
     except UserError as problem:
@@ -299,8 +300,19 @@ class KindTexts:
         return self._vectors[np.where(rng.random(len(first)) < 0.5, first, chosen)]
 
 
-def run_training(work: Path, *, plan: Plan, deadline: float, device: Device) -> Progress:
+def run_training(
+    work: Path,
+    *,
+    plan: Plan,
+    deadline: float,
+    device: Device,
+    conse: Callable[[Tensor], Tensor],
+) -> Progress:
     """Train until the plan's last step or the deadline, whichever comes first.
+
+    Args:
+        deadline: on time.monotonic()'s clock, seconds.
+        conse: training-free vectors (N, 384) of photographs from pooled features (N, 1280).
 
     Raises:
         UserError: features are missing, or the checkpoint belongs to another plan.
@@ -319,8 +331,9 @@ def run_training(work: Path, *, plan: Plan, deadline: float, device: Device) -> 
     )
     signature = {"plan": asdict(plan), "shards": len(numbers), "pictures": len(features.pooled)}
     progress = _resume(work, heads, optimizer, signature)
-    conse = Towers(_towers(device)).conse(features.pooled[features.photographs])
-    targets = dict(zip(features.photographs.tolist(), conse, strict=True))
+    photographs = features.photographs
+    vectors = conse(features.pooled[photographs])
+    targets = dict(zip(photographs.tolist(), vectors, strict=True))
     losses: list[dict[str, float]] = []
     with _disk_errors(work):
         started, first, saved = time.monotonic(), progress.step, time.monotonic()
