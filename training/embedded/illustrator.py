@@ -39,6 +39,7 @@ from training.embedded.illustrator_pack import (
     ART,
     COLOURS,
     COUNTS,
+    INDEX,
     Batch,
     Pack,
     make_pack,
@@ -437,12 +438,24 @@ def _do(step: str, arguments: argparse.Namespace) -> None:
         from benchmarks.illustrator_quality import main as evaluate
 
         evaluate()
+    elif step == "train":
+        train(_packed(folder), folder / "run", recipe=Recipe(), minutes=arguments.minutes)
     else:
-        tower = local_folder(TEXT_TOWER, cache=cache_dir())
-        pack = make_pack(folder / "pack", load_sprites(), tower=tower)
-        log.info("%d captions of %d kinds", len(pack.orders), len(pack.kinds))
-        if step == "train":
-            train(pack, folder / "run", recipe=Recipe(), minutes=arguments.minutes)
+        _make_pack(folder)
+
+
+def _packed(folder: Path) -> Pack:
+    """The pack as it is, so that a run goes on with what it began on; made when there is none."""
+    if (folder / "pack" / INDEX).exists():
+        return Pack(folder / "pack")
+    return _make_pack(folder)
+
+
+def _make_pack(folder: Path) -> Pack:
+    tower = local_folder(TEXT_TOWER, cache=cache_dir())
+    pack = make_pack(folder / "pack", load_sprites(), tower=tower)
+    log.info("%d captions of %d kinds", len(pack.orders), len(pack.kinds))
+    return pack
 
 
 if __name__ == "__main__":
