@@ -115,7 +115,7 @@ class TunePreset:
     text_weight: float = 0.3
     naming_pictures: int = 16
     naming_weight: float = 0.1
-    lora_rate: float = 1e-3
+    lora_rate: float = 8e-4
     eyes_rate: float = 1e-4
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from training.embedded.sprites import SpriteBook
 
-TOLD_SHARE = 0.25  # of the questions come with evidence, which is often wrong about pictograms
+TOLD_SHARE = 0.12  # of the questions come with evidence; it is often wrong about pictograms, and long
 TOLD_SHARE_PHOTO = 0.6
 # How often each form is asked: first what things are and whether they are there, then the rest.
 EARLY_SHARES: Mapping[str, float] = {
@@ -43,7 +43,7 @@ EARLY_SHARES: Mapping[str, float] = {
 }
 LATE_SHARES: Mapping[str, float] = {
     **{"what": 2.5, "is_there": 2.0, "describe": 0.7, "how_many": 3.0, "colour": 1.5},
-    **{"yes_no": 1.5, "multiple_choice": 1.0, "how_many_in_all": 1.5, "relation": 1.5},
+    **{"yes_no": 1.5, "multiple_choice": 0.7, "how_many_in_all": 1.5, "relation": 1.5},
     **{"more_or_fewer": 1.0, "odd_one_out": 1.0, "shapes": 2.0, "photo": 1.0},
 }
 DESCRIBE = (
