@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from training.embedded.sprites import SpriteBook
 
-TOLD_SHARE = 0.12  # of the questions come with evidence; it is often wrong about pictograms, and long
+TOLD_SHARE = 0.12  # of the questions come with evidence, which is long and often wrong here
 TOLD_SHARE_PHOTO = 0.6
 # How often each form is asked: first what things are and whether they are there, then the rest.
 EARLY_SHARES: Mapping[str, float] = {
