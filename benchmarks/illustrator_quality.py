@@ -9,6 +9,7 @@ much of what is missed is the judge's own doing.
 """
 
 import argparse
+import os
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -55,29 +56,32 @@ Picture = Image.Image
 Draw = Callable[[Sequence[Prompt], Sequence[str]], list[Picture]]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> Path:
+    """Measure, print, and write the report; its file comes back."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.illustrator_quality")
     parser.add_argument("--n", type=int, default=1000, help="pictures per row")
     parser.add_argument("--folder", type=Path, default=PIPELINE)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--guidance", type=float, default=2.0)
-    arguments = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     book = load_sprites()
     tower = ConseModel.load(TOWERS, device="cpu", cache=cache_dir())
     judge = Judge.train(tower, book)
-    pipeline = load_pipeline(arguments.folder)
-    draw = drawer(pipeline, steps=arguments.steps, guidance=arguments.guidance)
-    rows = measure(draw, judge, tower, book, n=arguments.n)
-    rows += measure(sprites_instead(book), judge, tower, book, n=arguments.n, who="real sprites")
-    seconds = seconds_per_picture(pipeline, steps=arguments.steps, guidance=arguments.guidance)
-    tasks = [row["right"] for row in rows[:9] if row["check"] in GENEVAL]
-    write_report(
+    pipeline = load_pipeline(chosen.folder)
+    draw = drawer(pipeline, steps=chosen.steps, guidance=chosen.guidance)
+    rows = measure(draw, judge, tower, book, n=chosen.n)
+    rows += measure(sprites_instead(book), judge, tower, book, n=chosen.n, who="real sprites")
+    seconds = seconds_per_picture(pipeline, steps=chosen.steps, guidance=chosen.guidance)
+    tasks = [
+        row["right"] for row in rows if row["check"] in GENEVAL and row["pictures"] == "drawings"
+    ]
+    return write_report(
         "illustrator_quality",
         rows,
         notes=f"Mean of {', '.join(GENEVAL)}: {np.mean(np.array(tasks, float)):.3f} (bar 0.5); "
         "bar for single things 0.7. "
         f"{seconds:.2f} s a picture at 512 px on {torch.get_num_threads()} threads (bar 3), "
-        f"{arguments.steps} steps, guidance {arguments.guidance}.",
+        f"{chosen.steps} steps, guidance {chosen.guidance}.",
     )
 
 
@@ -181,14 +185,8 @@ class Judge:
     def train(cls, tower: ConseModel, book: SpriteBook) -> "Judge":
         """Linear discriminant analysis of sprites in the judge's styles, at two sizes each."""
         names = tuple(kind.name for kind in book.kinds)
-        views, labels = [], []
-        for label, name in enumerate(names):
-            for style in JUDGE_STYLES:
-                for side in (64, 32):
-                    sprite = Image.fromarray(place_sprite(book.sprite(name, style), side))
-                    views.append(_framed(sprite))
-                    labels.append(label)
-        features, rows = _features(tower, views), np.array(labels)
+        features = np.concatenate([_features_of_style(tower, book, one) for one in JUDGE_STYLES])
+        rows = np.tile(np.arange(len(names)), len(features) // len(names))
         means = np.stack([features[rows == label].mean(0) for label in range(len(names))])
         within = np.cov((features - means[rows]).T)
         within += np.eye(len(within)) * RIDGE * np.trace(within) / len(within)
@@ -335,6 +333,24 @@ def _framed(picture: Picture) -> Picture:
     square = Image.new("RGB", (side, side), "white")
     square.paste(cut, ((side - cut.width) // 2, (side - cut.height) // 2))
     return square.resize((224, 224), Image.Resampling.BICUBIC)
+
+
+def _features_of_style(tower: ConseModel, book: SpriteBook, style: str) -> np.ndarray:
+    """(sizes * kinds, 1000) of all sprites at 64 px, then at 32 px; kept for the next run."""
+    file = cache_dir() / "illustrator" / f"judge-{book.folder.name}-{style}.npy"
+    if file.exists():
+        return np.load(file)
+    views = [
+        _framed(Image.fromarray(place_sprite(book.sprite(kind.name, style), side)))
+        for side in (64, 32)
+        for kind in book.kinds
+    ]
+    features = _features(tower, views)
+    pending = file.with_suffix(".new.npy")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.save(pending, features)
+    os.replace(pending, file)
+    return features
 
 
 def _features(tower: ConseModel, pictures: Sequence[Picture]) -> np.ndarray:

@@ -122,7 +122,7 @@ def test_velocity_loss_by_hand() -> None:
 
 
 def test_training_learns(pack: Pack, tmp_path: Path) -> None:
-    losses = [tiny_train(pack, tmp_path / str(n), steps=n).losses for n in (100,)][0]
+    losses = tiny_train(pack, tmp_path, steps=100).losses
     assert [step for step, _ in losses] == [50, 100]
     assert losses[1][1] < 0.8 * losses[0][1]
 
@@ -188,6 +188,7 @@ def test_what_is_exported_draws_what_was_trained(
     register_pipeline()
     loaded = DiffusionPipeline.from_pretrained(folder)
     assert json.loads((folder / "record.json").read_text())["steps"] == 20
+    assert "20 steps, 80 pictures" in (folder / "README.md").read_text()
     assert not (folder / "text_encoder").exists()
     for name, value in loaded.transformer.state_dict().items():
         torch.testing.assert_close(value, run.average[name], rtol=1e-3, atol=1e-6)
@@ -195,3 +196,14 @@ def test_what_is_exported_draws_what_was_trained(
     drawn = loaded("a picture", generator=torch.Generator().manual_seed(1), height=96, width=96)
     assert drawn.images[0].size == (96, 96)
     assert all(file.stat().st_size < 10_000_000 for file in folder.rglob("*") if file.is_file())
+
+
+def test_the_card_shows_what_was_measured(pack: Pack, tmp_path: Path) -> None:
+    tiny_train(pack, tmp_path, steps=1)
+    row = {"check": "colour", "n": 10, "right": 0.5}
+    report = {"rows": [row], "notes": "One of two."}
+    (tmp_path / illustrator.EVALUATION).write_text(json.dumps(report))
+    illustrator.write_card(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "| check | n | right |" in card and "| colour | 10 | 0.500 |" in card
+    assert "One of two." in card

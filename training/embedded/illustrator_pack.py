@@ -18,6 +18,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from filelock import FileLock
 from PIL import Image
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
@@ -179,31 +180,10 @@ def make_pack(
     kinds = [kind for kind in (kinds or book.kinds) if kind.is_seen]
     orders = make_orders(kinds, n_pairs=n_pairs)
     key = _fingerprint(orders)
-    if _key_of(folder) == key:
-        return Pack(folder)
-    staging = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(staging, ignore_errors=True)
-    try:
-        staging.mkdir(parents=True)
-        _write_pictures(staging, book, [kind.name for kind in kinds])
-        _write_texts(staging, orders, tower=tower)
-        index = {
-            "key": key,
-            "kinds": [kind.name for kind in kinds],
-            "styles": list(ART),
-            "colours": [None, *COLOURS],
-            "orders": [asdict(order) for order in orders],
-        }
-        (staging / INDEX).write_text(json.dumps(index), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(staging, folder)
-    except OSError as error:
-        raise UserError(
-            f"The training pictures cannot be written to {folder.parent} ({error.strerror}). "
-            "Free a gigabyte there, or name another folder with --folder."
-        ) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(folder.name + ".lock")):  # another process may be making it
+        if _key_of(folder) != key:
+            _make_aside(folder, book, orders, kinds=[kind.name for kind in kinds], tower=tower)
     return Pack(folder)
 
 
@@ -222,6 +202,35 @@ def place_sprite(sprite: Image.Image, side_px: int) -> np.ndarray:
     square = Image.new("RGBA", (side_px, side_px), "white")
     square.alpha_composite(small.convert("RGBA"), (MARGIN_PX[side_px], MARGIN_PX[side_px]))
     return np.asarray(square.convert("RGB"))
+
+
+def _make_aside(
+    folder: Path, book: SpriteBook, orders: Sequence[Order], *, kinds: Sequence[str], tower: Path
+) -> None:
+    """Write the pack whole or not at all."""
+    staging = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        staging.mkdir(parents=True)
+        _write_pictures(staging, book, kinds)
+        _write_texts(staging, orders, tower=tower)
+        index = {
+            "key": _fingerprint(orders),
+            "kinds": list(kinds),
+            "styles": list(ART),
+            "colours": [None, *COLOURS],
+            "orders": [asdict(order) for order in orders],
+        }
+        (staging / INDEX).write_text(json.dumps(index), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(staging, folder)
+    except OSError as error:
+        raise UserError(
+            f"The training pictures cannot be written to {folder.parent} ({error.strerror}). "
+            "Free a gigabyte there, or name another folder with --folder."
+        ) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _orders_of_one(kind: Kind) -> list[Order]:
