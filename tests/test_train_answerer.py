@@ -20,6 +20,7 @@ from core.prompts import build_prompt, encode
 from core.settings import load_settings
 from core.types import Evidence, Label
 from training.embedded.answerer import Course, answer_loss, rate_at, run_course
+from training.embedded.answerer_card import card_text
 from training.embedded.answerer_features import ShapePicture, plan_shard
 from training.embedded.answerer_language import Speaker
 from training.embedded.answerer_lessons import shape_of, shares_at
@@ -388,3 +389,25 @@ def test_swapped_questions_get_another_picture():
         for n in range(4)
     ]
     assert [entry.picture.height for entry in swapped(asked)] == [3, 4, 1, 2]
+
+
+def make_card(results: Path) -> str:
+    course = {"step": 900, "seconds": 600, "last": {"answers": 0.25}, "checked": {"names": 0.9}}
+    config = {"files": {"a": "0"}, "base": "abc", "rank": 32, "project": {}, "tune": course}
+    return card_text(config, size_mb=9.5, results=results)
+
+
+def test_a_card_without_a_benchmark_says_so(tmp_path):
+    text = make_card(tmp_path / "none.json")
+    assert "Not measured yet" in text
+    assert (
+        "900 steps, 10 minutes (answers loss 0.250; right on held-out scenes: names 90.0%)" in text
+    )
+
+
+def test_a_card_shows_what_was_measured(tmp_path):
+    row = {"part": "same style", "form": "all", "n": 10, "right": 0.8, "low": 0.49, "high": 0.943}
+    report = {"measured_at": "2026-11-21T12:00:00", "notes": "greedy", "rows": [row]}
+    (tmp_path / "results.json").write_text(json.dumps(report), encoding="utf-8")
+    text = make_card(tmp_path / "results.json")
+    assert "| same style | all | 10 | 80.0% | 49.0% to 94.3% |" in text

@@ -6,7 +6,8 @@ Steps, in this order; each goes on where it stopped:
   words     let SmolLM2 answer plain questions; its own words keep the language as it was
   project   name the cells: last tower stages and projector, no language model in the loop
   tune      LoRA on the language model, with the eyes, on questions about the pictures
-  export    write core/embedded/answerer, which core/assembly.py merges into the base
+  export    write core/embedded/answerer, which core/assembly.py merges into the base;
+            again after the benchmark, to put its numbers on the card
 
 Everything lies in the cache under training/; a run with --steps gives the same result however
 often it is interrupted, one with --minutes alone fits its learning rate to the time.
@@ -47,6 +48,7 @@ from core.errors import UserError
 from core.recognizer import Recognizer
 from core.settings import AssembledAnswerer, ConseEmbedder, cache_dir, load_settings
 from core.weights import load_tensors, local_folder
+from training.embedded.answerer_card import card_text
 from training.embedded.answerer_features import (
     FrozenTower,
     LabelMaker,
@@ -522,6 +524,8 @@ def export(room: Classroom, folder: Path = TAUGHT) -> None:
         "tune": _summary(room.folder / "tune"),
     }
     _write_json(folder / "config.json", config)
+    size_mb = sum((folder / name).stat().st_size for name in files) / 1e6
+    (folder / "README.md").write_text(card_text(config, size_mb=size_mb), encoding="utf-8")
     log.info("exported %d tensors in %d files", len(tensors), len(files))
 
 
