@@ -32,7 +32,7 @@ from core.pictogram_diffusion import (
 )
 from training.embedded.sprites import Kind, SpriteBook
 from training.scene_drawing import PAINTS, coloured_sprite
-from training.scene_words import number_word, with_article
+from training.scene_words import COLOUR_WORDS, number_word, tokens, with_article
 
 log = logging.getLogger(__name__)
 
@@ -248,9 +248,11 @@ def _orders_of_one(kind: Kind) -> list[Order]:
         order(f"{start} {with_article(kind.name)}", "one")
         for start in ("a picture of", "a drawing of", "draw")
     ]
-    orders += [
-        order(with_article(f"{colour} {kind.name}"), "colour", colour=colour) for colour in COLOURS
-    ]
+    if not set(tokens(kind.name)) & set(COLOUR_WORDS):  # no "blue red envelope"
+        orders += [
+            order(with_article(f"{colour} {kind.name}"), "colour", colour=colour)
+            for colour in COLOURS
+        ]
     orders += [
         order(f"{number} {kind.plural}", "count", n=n)
         for n in COUNTS
