@@ -15,7 +15,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -45,7 +46,9 @@ from training.embedded.sprites import load_sprites
 log = logging.getLogger(__name__)
 
 SEED = 3
-HELD_OUT_SHARDS = 10  # the first ten: validation, one round of all sources
+HELD_OUT_SHARDS = 2  # the first two: single pictograms and scenes that training leaves out
+LOG_EVERY = 50  # steps
+SAVE_EVERY_S = 60.0
 SHARD_LIMIT_MB = 9.5  # the Space's git refuses files of 10 MB
 # Found on the held-out shards and photographs by `train`'s last report; see the card.
 CONSE_SHARE = (0.15, 0.9)
@@ -176,22 +179,17 @@ def _world() -> World:
     return World(book, NamedPictures(book, cache=cache_dir()))
 
 
-class _disk_errors:
+@contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
     """Turns a refusing disk into words."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
-            raise UserError(
-                f"{self._folder} cannot be written ({error.strerror or error}). Features take "
-                "20 MB a shard: free room there, or name another folder with --work, and start "
-                "again; what is finished is kept."
-            ) from error
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written ({error.strerror or error}). Features take 20 MB a shard: "
+            "free room there, or name another folder with --work, and start again; what is "
+            "finished is kept."
+        ) from error
 
 
 def write_kinds(work: Path, kinds: Sequence[NamedKind], towers: Towers) -> None:
@@ -300,6 +298,42 @@ class KindTexts:
         return self._vectors[np.where(rng.random(len(first)) < 0.5, first, chosen)]
 
 
+@dataclass(slots=True)
+class _Run:
+    """A training run in progress."""
+
+    work: Path
+    plan: Plan
+    device: Device
+    features: Features
+    texts: KindTexts
+    targets: Mapping[int, Tensor]  # training-free vectors of photographs by row
+    heads: Heads
+    optimizer: torch.optim.Optimizer
+    signature: Mapping[str, object]  # of the run that a checkpoint belongs to
+    progress: Progress
+
+    def save(self) -> None:
+        """Put checkpoint and progress in the place of the last ones, each whole."""
+        content = {
+            "heads": self.heads.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": asdict(self.progress),
+            "signature": dict(self.signature),
+        }
+        pending = self.work / "checkpoint.pt.new"
+        try:
+            torch.save(content, pending)
+            os.replace(pending, self.work / "checkpoint.pt")
+        finally:
+            pending.unlink(missing_ok=True)
+        report = self.work / "progress.json.new"
+        report.write_text(
+            json.dumps(asdict(self.progress) | {"signature": self.signature}, indent=1)
+        )
+        os.replace(report, self.work / "progress.json")
+
+
 def run_training(
     work: Path,
     *,
@@ -317,11 +351,24 @@ def run_training(
     Raises:
         UserError: features are missing, or the checkpoint belongs to another plan.
     """
+    run = _begin(work, plan=plan, device=device, conse=conse)
+    with _disk_errors(work):
+        _train_until(run, deadline)
+        run.save()
+        held_out = [n for n in shard_numbers(work / "shards") if n < HELD_OUT_SHARDS]
+        if run.progress.step >= plan.steps and held_out:
+            features = read_features(work, held_out)
+            run.progress.measured = measure(run.heads, features, run.texts, device)
+            log.info("held out: %s", json.dumps(run.progress.measured))
+            run.save()
+    return run.progress
+
+
+def _begin(work: Path, *, plan: Plan, device: Device, conse: Callable[[Tensor], Tensor]) -> _Run:
+    """The run at its first step, or where its checkpoint left it."""
     kinds = _read_kinds(work)
     numbers = shard_numbers(work / "shards")
-    held_out = [number for number in numbers if number < HELD_OUT_SHARDS]
     features = read_features(work, [number for number in numbers if number >= HELD_OUT_SHARDS])
-    texts = KindTexts(work, kinds)
     torch.manual_seed(plan.seed)
     heads = Heads()
     _learn_scale(heads, features, plan.seed)
@@ -330,38 +377,48 @@ def run_training(
         heads.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay
     )
     signature = {"plan": asdict(plan), "shards": len(numbers), "pictures": len(features.pooled)}
-    progress = _resume(work, heads, optimizer, signature)
     photographs = features.photographs
     vectors = conse(features.pooled[photographs])
-    targets = dict(zip(photographs.tolist(), vectors, strict=True))
+    return _Run(
+        work=work,
+        plan=plan,
+        device=device,
+        features=features,
+        texts=KindTexts(work, kinds),
+        targets=dict(zip(photographs.tolist(), vectors, strict=True)),
+        heads=heads,
+        optimizer=optimizer,
+        signature=signature,
+        progress=_resume(work, heads, optimizer, signature),
+    )
+
+
+def _train_until(run: _Run, deadline: float) -> None:
+    plan, progress = run.plan, run.progress
     losses: list[dict[str, float]] = []
-    with _disk_errors(work):
-        started, first, saved = time.monotonic(), progress.step, time.monotonic()
-        while progress.step < plan.steps and time.monotonic() < deadline:
-            for group in optimizer.param_groups:
-                group["lr"] = plan.learning_rate * rate_at(progress.step, plan)
-            parts = _train_step(heads, optimizer, features, texts, targets, plan, progress, device)
-            losses.append(parts)
-            progress.step += 1
-            progress.samples += int(parts.pop("pictures"))
-            if progress.step % 50 == 0 or progress.step == plan.steps:
-                means = {name: float(np.mean([one[name] for one in losses])) for name in parts}
-                progress.losses.append({"step": progress.step, **means})
-                losses.clear()
-                _log_progress(
-                    progress, plan, (time.monotonic() - started) / (progress.step - first)
-                )
-            if time.monotonic() - saved > 60:
-                progress.seconds += time.monotonic() - started
-                started, first, saved = time.monotonic(), progress.step, time.monotonic()
-                _save(work, heads, optimizer, progress, signature)
-        progress.seconds += time.monotonic() - started
-        _save(work, heads, optimizer, progress, signature)
-        if progress.step >= plan.steps and held_out:
-            progress.measured = measure(heads, read_features(work, held_out), texts, device)
-            log.info("held out: %s", json.dumps(progress.measured))
-            _save(work, heads, optimizer, progress, signature)
-    return progress
+    started, first, saved = time.monotonic(), progress.step, time.monotonic()
+    while progress.step < plan.steps and time.monotonic() < deadline:
+        for group in run.optimizer.param_groups:
+            group["lr"] = plan.learning_rate * rate_at(progress.step, plan)
+        parts = _train_step(run)
+        progress.samples += int(parts.pop("pictures"))
+        progress.step += 1
+        losses.append(parts)
+        if progress.step % LOG_EVERY == 0 or progress.step == plan.steps:
+            progress.losses.append({"step": progress.step, **_means(losses)})
+            losses.clear()
+            _log_progress(progress, plan, (time.monotonic() - started) / (progress.step - first))
+        if time.monotonic() - saved > SAVE_EVERY_S:
+            progress.seconds += time.monotonic() - started
+            started, first, saved = time.monotonic(), progress.step, time.monotonic()
+            run.save()
+    progress.seconds += time.monotonic() - started
+
+
+def _means(losses: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each part over the steps that had it."""
+    names = dict.fromkeys(name for one in losses for name in one)
+    return {name: float(np.mean([one[name] for one in losses if name in one])) for name in names}
 
 
 def rate_at(step: int, plan: Plan) -> float:
@@ -378,18 +435,10 @@ def _learn_scale(heads: Heads, features: Features, seed: int) -> None:
     heads.picture.learn_scale(sight.tokens, sight.pooled)
 
 
-def _train_step(
-    heads: Heads,
-    optimizer: torch.optim.Optimizer,
-    features: Features,
-    texts: KindTexts,
-    targets: Mapping[int, Tensor],
-    plan: Plan,
-    progress: Progress,
-    device: Device,
-) -> dict[str, float]:
+def _train_step(run: _Run) -> dict[str, float]:
+    plan, features, heads = run.plan, run.features, run.heads
     # Everything random comes from seed and step, so a resumed run goes on exactly as it would have.
-    rng = np.random.default_rng([plan.seed, 2, progress.step])
+    rng = np.random.default_rng([plan.seed, 2, run.progress.step])
     torch.manual_seed(int(rng.integers(2**31)))
     rows = np.concatenate(
         [
@@ -400,16 +449,16 @@ def _train_step(
     )
     heads.train()
     sight = features.sight(rows)
-    sight = TowerSight(sight.tokens.to(device), sight.pooled.to(device))
-    with torch.autocast(device, dtype=torch.bfloat16):
+    sight = TowerSight(sight.tokens.to(run.device), sight.pooled.to(run.device))
+    with torch.autocast(run.device, dtype=torch.bfloat16):
         seen = heads.picture(sight)
     seen = _as_float(seen)
-    parts = losses_of(heads, seen, features, rows, texts, targets, rng)
+    parts = losses_of(heads, seen, features, rows, run.texts, run.targets, rng)
     loss = torch.stack(list(parts.values())).sum()
-    optimizer.zero_grad(set_to_none=True)
+    run.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(heads.parameters(), 1.0)
-    optimizer.step()
+    run.optimizer.step()
     values = {name: float(value.detach()) for name, value in parts.items()}
     return values | {"loss": float(loss.detach()), "pictures": float(len(rows))}
 
@@ -585,30 +634,6 @@ def _resume(
     optimizer.load_state_dict(kept["optimizer"])
     log.info("going on from step %d", kept["progress"]["step"])
     return Progress(**kept["progress"])
-
-
-def _save(
-    work: Path,
-    heads: Heads,
-    optimizer: torch.optim.Optimizer,
-    progress: Progress,
-    signature: Mapping[str, object],
-) -> None:
-    content = {
-        "heads": heads.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "progress": asdict(progress),
-        "signature": dict(signature),
-    }
-    pending = work / "checkpoint.pt.new"
-    try:
-        torch.save(content, pending)
-        os.replace(pending, work / "checkpoint.pt")
-    finally:
-        pending.unlink(missing_ok=True)
-    report = work / "progress.json.new"
-    report.write_text(json.dumps(asdict(progress) | {"signature": signature}, indent=1))
-    os.replace(report, work / "progress.json")
 
 
 def export(work: Path, out: Path) -> None:
