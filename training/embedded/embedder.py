@@ -31,6 +31,7 @@ from core.errors import UserError
 from core.settings import ConseEmbedder, cache_dir, load_settings
 from training.embedded.embedder_features import (
     NONE,
+    SHARD,
     Shard,
     Towers,
     TruePicture,
@@ -47,6 +48,7 @@ log = logging.getLogger(__name__)
 
 SEED = 3
 HELD_OUT_SHARDS = 2  # the first two: single pictograms and scenes that training leaves out
+PASSES = 12
 LOG_EVERY = 50  # steps
 SAVE_EVERY_S = 60.0
 SHARD_LIMIT_MB = 9.5  # the Space's git refuses files of 10 MB
@@ -126,7 +128,7 @@ def main() -> None:
         if arguments.step == "features":
             run_features(work, deadline=deadline, n_shards=arguments.shards, size=arguments.size)
         elif arguments.step == "train":
-            plan = Plan(steps=arguments.steps)
+            plan = Plan(steps=arguments.steps or usual_steps(work))
             conse = Towers(_towers(_device())).conse
             run_training(work, plan=plan, deadline=deadline, device=_device(), conse=conse)
         else:
@@ -142,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--work", type=Path, help="features and checkpoints; default: the cache")
     parser.add_argument("--shards", type=int, default=100, help="how many to make in all")
     parser.add_argument("--size", type=int, default=256, help="pictures in a shard")
-    parser.add_argument("--steps", type=int, default=Plan().steps)
+    parser.add_argument("--steps", type=int, help="default: twelve passes over the features")
     parser.add_argument("--out", type=Path, default=EMBEDDER_FOLDER)
     return parser
 
@@ -419,6 +421,13 @@ def _means(losses: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The mean of each part over the steps that had it."""
     names = dict.fromkeys(name for one in losses for name in one)
     return {name: float(np.mean([one[name] for one in losses if name in one])) for name in names}
+
+
+def usual_steps(work: Path) -> int:
+    """Twelve passes over the features that there are; more passes learn them by heart."""
+    plan, n_shards = Plan(), max(0, len(shard_numbers(work / "shards")) - HELD_OUT_SHARDS)
+    a_step = plan.singles + plan.scenes + plan.photographs
+    return max(2 * plan.warmup, round(PASSES * n_shards * SHARD / a_step))
 
 
 def rate_at(step: int, plan: Plan) -> float:
