@@ -509,6 +509,7 @@ def export(room: Classroom, folder: Path = TAUGHT) -> None:
         for number, part in enumerate(_parts(tensors)):
             name = f"taught-{number + 1:02d}.safetensors"
             save_file(part, folder / f".{name}")
+            os.chmod(folder / f".{name}", 0o644)  # safetensors lets only the owner read
             files[name] = hashlib.sha256((folder / f".{name}").read_bytes()).hexdigest()
         for name in files:
             os.replace(folder / f".{name}", folder / name)
