@@ -39,7 +39,7 @@ def main() -> None:
     """Measure with the embedded models and write results/swapping.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--swaps", type=int, default=200)
-    parser.add_argument("--tokens", type=int, default=6)
+    parser.add_argument("--tokens", type=int, default=12)
     arguments = parser.parse_args()
     settings = load_settings(preset="embedded")
     base = prepare_base(settings.active.answerer, cache=cache_dir())
