@@ -23,7 +23,15 @@ from timm.data import ImageNetInfo
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from core.cells import CellSight, HeadSight, PictureHead, TextHead, cells_of, look_through
+from core.cells import (
+    CellSight,
+    HeadSight,
+    PictureHead,
+    TextHead,
+    TowerSight,
+    cells_of,
+    look_through,
+)
 from core.claims import KindWords
 from core.errors import WeightsError
 from core.lexicon import Lexicon
@@ -262,13 +270,19 @@ class ConseModel:
         joined._fill_class_vectors(cache / "conse", text_tower=towers[1])
         return joined
 
+    def see(self, pictures: Sequence[Image.Image]) -> Iterator[TowerSight]:
+        """What the frozen tower makes of the pictures, batch by batch."""
+        for batch in _picture_batches(pictures, self._preprocess):
+            with torch.inference_mode():
+                tower = look_through(self._model.visual.trunk, batch.to(self._device))
+            yield tower
+
     def look(self, pictures: Sequence[Image.Image]) -> Sight:
         """Vectors, class probabilities and cells of the pictures, in one pass of the tower."""
         vectors, probabilities = [], []
         cells: list[CellSight] = []
-        for batch in _picture_batches(pictures, self._preprocess):
+        for tower in self.see(pictures):
             with torch.inference_mode():
-                tower = look_through(self._model.visual.trunk, batch.to(self._device))
                 likely = self._model.visual.head.classify(tower.pooled)
                 joined = self._model.visual.head.join(likely)
                 if self.heads is not None:
@@ -297,11 +311,6 @@ class ConseModel:
     def read_plainly(self, texts: Sequence[str]) -> np.ndarray:
         """(N, width) unit rows of the text tower as it was published: no lexicon, no heads."""
         return self._read(texts, self._model.encode_text, self.width)
-
-    @property
-    def trunk(self) -> nn.Module:
-        """The image tower without its head, for training on its features."""
-        return self._model.visual.trunk
 
     @property
     def conse_head(self) -> ConseHead:

@@ -173,7 +173,7 @@ def _in_a_session(receive: Receive) -> Receive:
             sent = None
         if isinstance(sent, dict) and not sent.get("session_hash"):
             body = bytearray(json.dumps(sent | {"session_hash": "without-a-session"}).encode())
-        return message | {"body": bytes(body), "more_body": False}
+        return {**message, "body": bytes(body), "more_body": False}
 
     return joined
 

@@ -16,11 +16,10 @@ from typing import Literal
 
 import numpy as np
 import torch
-from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
-from core.cells import CELLS, COLOURS, POOLED_WIDTH, TOKEN_WIDTH, TowerSight, look_through
+from core.cells import CELLS, COLOURS, POOLED_WIDTH, TOKEN_WIDTH, TowerSight
 from core.embedder import ConseModel
 from core.pack import PackPicture, read_pack
 from training.embedded.drawn_singles import SIZE_PX, draw_single
@@ -32,7 +31,6 @@ from training.scene_drawing import SceneThing, draw_scene, plan_scene, true_colo
 log = logging.getLogger(__name__)
 
 SHARD = 256  # pictures
-BATCH = 32
 # In every ten shards: pictograms teach names, scenes teach places and counts.
 TURNS: tuple[Literal["single", "scene", "photograph"], ...] = (
     "single",
@@ -185,18 +183,10 @@ class Towers:
 
     def __init__(self, model: ConseModel) -> None:
         self._model = model
-        self._preprocess = image_transform_v2(
-            PreprocessCfg(size=SIZE_PX, mean=(0.5,) * 3, std=(0.5,) * 3), is_train=False
-        )
 
     def see(self, pictures: Sequence[Image.Image]) -> TowerSight:
         """Tokens (N, 49, 768) and pooled (N, 1280), float16 on the CPU."""
-        sights = []
-        for start in range(0, len(pictures), BATCH):
-            rows = [self._preprocess(one) for one in pictures[start : start + BATCH]]
-            pixels = torch.stack(rows).contiguous(memory_format=torch.channels_last)
-            with torch.inference_mode():
-                sights.append(look_through(self._model.trunk, pixels.to(self._model.device)))
+        sights = list(self._model.see(pictures))
         return TowerSight(
             torch.cat([sight.tokens.half().cpu() for sight in sights]),
             torch.cat([sight.pooled.half().cpu() for sight in sights]),
