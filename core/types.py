@@ -10,6 +10,11 @@ OUTCOMES: tuple[Outcome, ...] = ("left", "right", "tie", "both_bad", "skip")
 Task = Literal["answer", "illustration"]
 Role = Literal["system", "user", "assistant"]
 LabelKind = Literal["object", "scene", "tag"]
+Strategy = Literal["two_seeds", "two_versions"]  # how a pair to compare was chosen
+Split = Literal["train", "held_out"]
+BehaviourKind = Literal[
+    "impression", "click", "thumb_up", "thumb_down", "ask_about", "find_similar", "illustrate"
+]
 FinishReason = Literal["stop", "length", "cancelled"]
 StoryStructure = Literal["sequence", "cycle", "parts", "comparison"]
 DiagramTheme = Literal["auto", "light", "dark"]  # auto follows prefers-color-scheme
@@ -179,7 +184,7 @@ class Battle:
     picture_id: str | None
     left: Candidate
     right: Candidate
-    strategy: Literal["two_seeds", "two_versions"]
+    strategy: Strategy
     evidence: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -229,7 +234,7 @@ class PreferencePair:
     rejected: str
     picture_id: str | None
     weight: float  # agreement / number of pairs of this prompt, > 0
-    split: Literal["train", "held_out"]  # by hash of question and picture, never of the row
+    split: Split  # by hash of question and picture, never of the row
     vote_ids: tuple[str, ...]
     # False where the answer was cut off at its length limit: it must not teach to end there.
     chosen_ended: bool = True

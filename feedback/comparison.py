@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from filelock import FileLock
 
@@ -27,11 +27,11 @@ from core.types import (
     Message,
     Reveal,
     RowSpec,
+    Strategy,
     Task,
 )
 from feedback.store import FeedbackStore
 
-Strategy = Literal["two_seeds", "two_versions"]
 INPUT_DEVICES = ("key", "mouse", "touch", "api")
 MIN_DWELL_MS = 700  # nobody reads two answers in less; such votes are kept and marked
 MAX_DWELL_MS = 24 * 3600 * 1000  # a page left open overnight says nothing more than this

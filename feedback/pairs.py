@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from core.types import Message, PreferencePair
+from core.types import Message, PreferencePair, Split
 from feedback.connections import open_for_reading
 from feedback.store import messages_from
-
-Split = Literal["train", "held_out"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

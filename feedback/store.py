@@ -13,21 +13,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from filelock import FileLock, Timeout
 from sqlite_utils import Database
 
 from core.errors import Busy, DataFolderError, VoteError
-from core.types import Ballot, Battle, Candidate, Message, Outcome
+from core.types import Ballot, Battle, BehaviourKind, Candidate, Message, Outcome
 from feedback.connections import not_saved, open_for_reading, open_for_writing, problem_with
 from feedback.migrations import migrate
 
 logger = logging.getLogger(__name__)
 
-BehaviourKind = Literal[
-    "impression", "click", "thumb_up", "thumb_down", "ask_about", "find_similar", "illustrate"
-]
 MAX_BATCH = 256  # writes that share one commit; bounds how long the first of them waits
 START_TIMEOUT_S = 60
 RATE_WINDOW_MS = 60_000

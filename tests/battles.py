@@ -4,8 +4,8 @@ import uuid
 from collections.abc import Sequence
 
 from core.settings import ComparisonPreset
-from core.types import Ballot, BlindBattle, Candidate, Message, Outcome
-from feedback.comparison import ComparisonDesk, Strategy
+from core.types import Ballot, BlindBattle, Candidate, Message, Outcome, Strategy
+from feedback.comparison import ComparisonDesk
 from feedback.connections import open_for_reading
 from feedback.store import FeedbackStore
 

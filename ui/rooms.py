@@ -4,12 +4,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from core.types import (
     AdapterCard,
     AnswerStep,
     Ballot,
+    BehaviourKind,
     BlindBattle,
     Candidate,
     DayVotes,
@@ -32,16 +33,12 @@ from core.types import (
     SideBalance,
     Storyboard,
     StoryboardPlan,
+    Strategy,
     Task,
     TextHit,
     Turn,
     VersionResult,
 )
-
-Strategy = Literal["two_seeds", "two_versions"]
-BehaviourKind = Literal[
-    "impression", "click", "thumb_up", "thumb_down", "ask_about", "find_similar", "illustrate"
-]
 
 
 class Sight(Protocol):
