@@ -204,6 +204,8 @@ def export(folder: Path, target: Path) -> Path:
         sheet = contact_sheet(pipeline, _sheet_prompts())
         pipeline.register_modules(text_encoder=None, tokenizer=None)  # the app has them already
         pipeline.to(torch.float16).save_pretrained(staging, max_shard_size=MAX_SHARD)
+        for file in staging.rglob("*.safetensors"):
+            file.chmod(0o644)  # safetensors keeps them from other users
         sheet.save(staging / "samples.webp", quality=88)
         (staging / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
         write_card(staging)
