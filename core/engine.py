@@ -122,6 +122,7 @@ class Engine:
         self._pictograms: PictogramFinder | None = None
         self._notes: NoteShelf | None = None
         self._opening = threading.Lock()
+        self._is_closing = threading.Event()
         self._sights: OrderedDict[tuple[str, tuple[str, ...] | None], _Sight] = OrderedDict()
         self._from_gallery: OrderedDict[str, GalleryPicture] = OrderedDict()
         self._indexing = BackgroundIndexing()
@@ -395,7 +396,8 @@ class Engine:
         self._live.follow()
 
     def close(self) -> None:
-        """Stop every thread and let another process have the data folder."""
+        """End running answers at their next token, stop every thread, and free the data folder."""
+        self._is_closing.set()  # a model still at work while Python ends would abort the process
         self._indexing.stop()
         self._live.close()
         self._worker.close()
@@ -472,7 +474,7 @@ class Engine:
 
         def on_texts(texts: tuple[str, ...]) -> None:
             tell(_Said(texts))
-            if request.cancel.is_set():
+            if request.cancel.is_set() or self._is_closing.is_set():
                 is_over.set()
             self._worker.run_quick()
 
@@ -493,7 +495,7 @@ class Engine:
 
         def on_step(done: int, total: int) -> None:
             heard.put(DrawingStep(done=done, total=total))
-            if cancel.is_set():
+            if cancel.is_set() or self._is_closing.is_set():
                 is_over.set()
             self._worker.run_quick()
 

@@ -293,3 +293,11 @@ def test_importing_the_engine_loads_no_model_library():
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
     ).stdout
     assert said.strip() == "[]"
+
+
+def test_closing_ends_a_running_answer_at_its_next_token(engine):
+    steps = long_answer(engine)
+    engine.close()
+    finished = list(steps)[-1].candidates
+    assert any(candidate.finish_reason == "cancelled" for candidate in finished)
+    assert all(candidate.finish_reason in ("cancelled", "stop") for candidate in finished)
