@@ -89,6 +89,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("training.embedded.answerer")
 
 SEED = 20261121
+COURSE_VERSION = 2  # raise when what a step learns from changes: it then begins anew
 SAVE_EVERY_S = 120.0
 LOG_EVERY_S = 20.0
 WARM_UP = 0.03  # of a step's whole course
@@ -101,8 +102,9 @@ class ProjectPreset:
     """How the cells are named."""
 
     batch: int = 48
-    projector_rate: float = 1e-3
-    tower_rate: float = 5e-4
+    projector_rate: float = 3e-3
+    tower_rate: float = 1e-4  # at 5e-4 nothing was learned: the tower lost what it knew
+    projector_alone: float = 0.25  # share of the course; the tower's last stages join then
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,6 +269,10 @@ class Classroom:
     processor: "ProcessorMixin"
     device: torch.device
 
+    def step_folder(self, step: str) -> Path:
+        """Where a step keeps its state."""
+        return self.folder / f"{step}-{COURSE_VERSION}"
+
     def words(self) -> Words:
         """Names and colours as the language model embeds them."""
         names = [kind.name for kind in self.book.kinds if kind.is_seen]
@@ -278,6 +284,7 @@ class Classroom:
         words.name_vectors = words.name_vectors.to(self.device)
         words.colour_vectors = words.colour_vectors.to(self.device)
         words.places = words.places.to(self.device)
+        words.middle = words.middle.to(self.device)
         return words
 
     def teacher(self) -> Teacher:
@@ -330,13 +337,15 @@ def name_cells(
     teacher, words = room.teacher(), room.words()
     eyes = _fresh_eyes(room.model).to(room.device)
     eyes.requires_grad_(True)
-    course = Course(folder=room.folder / "project", minutes=minutes, steps=steps)
+    course = Course(folder=room.step_folder("project"), minutes=minutes, steps=steps)
 
     def loss_of(step: int, progress: float) -> tuple[Tensor, Mapping[str, float]]:
         generator = random.Random(f"{SEED} project {step}")
         chosen = [generator.randrange(len(pictures)) for _ in range(preset.batch)]
         targets = _targets(teacher, pictures, chosen, words, device=room.device)
-        losses = naming_loss(eyes(pictures.stems(chosen).to(room.device)), targets, words)
+        learns = progress >= preset.projector_alone
+        tokens = eyes(pictures.stems(chosen).to(room.device), tower_learns=learns)
+        losses = naming_loss(tokens, targets, words)
         return losses["loss"], {name: float(loss.detach()) for name, loss in losses.items()}
 
     projector = list(eyes.projector.parameters())
@@ -387,14 +396,14 @@ def tune(
     pictures, kept_back = Pictures(training, room.book), Pictures(held_out or training, room.book)
     teacher, words, texts = room.teacher(), room.words(), _texts(room)
     eyes = _fresh_eyes(room.model)
-    _load_into({"eyes": eyes}, room.folder / "project", step="project")
+    _load_into({"eyes": eyes}, room.step_folder("project"), step="project")
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
         speaker = Speaker(room.model).to(room.device)
     eyes = eyes.to(room.device)
     eyes.requires_grad_(True)
     maker = RowMaker(room.processor, n_picture_tokens=CELLS)
-    course = Course(folder=room.folder / "tune", minutes=minutes, steps=steps)
+    course = Course(folder=room.step_folder("tune"), minutes=minutes, steps=steps)
 
     def loss_of(step: int, progress: float) -> tuple[Tensor, Mapping[str, float]]:
         generator = random.Random(f"{SEED} tune {step}")
@@ -494,7 +503,7 @@ def export(room: Classroom, folder: Path = TAUGHT) -> None:
     eyes = _fresh_eyes(room.model)
     with torch.random.fork_rng():
         speaker = Speaker(room.model)
-    _load_into({"eyes": eyes, "speaker": speaker}, room.folder / "tune", step="tune")
+    _load_into({"eyes": eyes, "speaker": speaker}, room.step_folder("tune"), step="tune")
     tensors = dict(eyes.named_tensors())
     for number, layer in enumerate(speaker.layers):
         for group, pair in layer.lora.items():  # type: ignore[union-attr, operator]
@@ -521,8 +530,8 @@ def export(room: Classroom, folder: Path = TAUGHT) -> None:
         "rank": LORA_RANK,
         "scale": LORA_SCALE,
         "files": files,
-        "project": _summary(room.folder / "project"),
-        "tune": _summary(room.folder / "tune"),
+        "project": _summary(room.step_folder("project")),
+        "tune": _summary(room.step_folder("tune")),
     }
     _write_json(folder / "config.json", config)
     size_mb = sum((folder / name).stat().st_size for name in files) / 1e6
