@@ -32,8 +32,7 @@ COSINE_SCALE = 20.0
 COLOUR_SHARE = 0.5  # of the name's embedding
 PLACE_SHARE = 0.3
 COLOUR_WEIGHT = 0.5
-# A small pull towards the words themselves: with ten times as much the names were learned later.
-POSITION_WEIGHT = 0.3
+NEAR_WEIGHT = 0.5  # of the squared distance from the words themselves
 PHOTO_CELL = 0.25  # confidence of the ImageNet head from which a photograph's cell is named
 
 Cell = tuple[int, str, str | None, tuple[float, float]]  # cell, name, colour, centre
@@ -223,7 +222,9 @@ def cell_targets(
     )
 
 
-def naming_loss(tokens: Tensor, targets: CellTargets, words: Words) -> dict[str, Tensor]:
+def naming_loss(
+    tokens: Tensor, targets: CellTargets, words: Words, *, near_weight: float = NEAR_WEIGHT
+) -> dict[str, Tensor]:
     """Losses of (B, 49, D) tokens: which name, which colour, how near; and their sum, "loss"."""
     weights, is_thing = targets.weights, targets.names > 0
     total = weights.sum().clamp(min=1)
@@ -243,7 +244,7 @@ def naming_loss(tokens: Tensor, targets: CellTargets, words: Words) -> dict[str,
     if coloured.any():
         by_colour = _cosines(tokens[coloured], words.colour_vectors)
         colour_loss = functional.cross_entropy(by_colour, targets.colours[coloured])
-    loss = name_loss + COLOUR_WEIGHT * colour_loss + POSITION_WEIGHT * near
+    loss = name_loss + COLOUR_WEIGHT * colour_loss + near_weight * near
     return {"loss": loss, "name": name_loss, "colour": colour_loss, "near": near}
 
 
