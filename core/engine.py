@@ -595,10 +595,13 @@ class Engine:
         return self._worker.submit(embed, is_request=False).result()
 
     def _warm_up(self) -> None:
-        """Have at hand what the first question and the first drawing would wait for."""
+        """Have at hand what the first drawing would wait for.
+
+        Not the answerer: the worker can do nothing else for the seconds it takes to load, and
+        people search before they ask.
+        """
         try:
             self._pictogram_finder().prepare()
-            self._worker.submit(self._models.answerer, is_request=False).result()
         except (UserError, CancelledError) as error:
             log.info("warming up ended early: %s", error or "the app is being closed")
 
