@@ -189,8 +189,10 @@ def test_an_uploaded_picture_is_recognised_and_words_can_be_changed(
     picture = served.sight.gallery_picture("blue-disc").path
     visit.at("#ask-picture input[type=file]").set_input_files(str(picture))
     expect(visit.at("#recognised")).to_contain_text("blue")
+    expect(visit.at("#ask-picture img").first).to_be_visible()
     visit.page.get_by_role("button", name="Look for other words").click()
     visit.at("#ask-words textarea").fill("teapot, button")
+    expect(visit.at("#ask-words textarea")).to_have_value("teapot, button")
     visit.page.get_by_role("button", name="Look again").click()
     expect(visit.at("#recognised")).to_contain_text("teapot")
     expect(visit.at("#recognised")).not_to_contain_text("blue")
