@@ -54,14 +54,7 @@ def running_page(
         nights = stack.enter_context(closing(NightRunner(root, settings=settings)))
         numbers = Insights(store.path)
         rooms = Rooms(sight=sight, votes=desk, behaviour=store, numbers=numbers, nights=nights)
-        facts = Facts(
-            preset=settings.active,
-            limits=settings.limits,
-            comparison=settings.comparison,
-            nightly=settings.nightly,
-            is_shared=is_shared,
-            owner_key=owner_key,
-        )
+        facts = Facts.of(settings, is_shared=is_shared, owner_key=owner_key)
         page = build_page(rooms, facts)
         stack.callback(page.close, verbose=False)
         where = Namespace(host="127.0.0.1", port=port or free_port(), share=False)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 from training.embedded.sprites import Kind, SpriteBook, near_kinds
 from training.scene_drawing import (
@@ -43,18 +43,7 @@ QuestionForm = Literal[
     "multiple_choice",
     "motion",  # of clips only
 ]
-FORMS: tuple[QuestionForm, ...] = (
-    "what",
-    "how_many",
-    "how_many_in_all",
-    "is_there",
-    "colour",
-    "relation",
-    "more_or_fewer",
-    "odd_one_out",
-    "yes_no",
-    "multiple_choice",
-)
+FORMS: tuple[QuestionForm, ...] = tuple(form for form in get_args(QuestionForm) if form != "motion")
 DIRECTIONS: dict[str, str] = {
     "left": "to the left of",
     "right": "to the right of",

@@ -336,7 +336,7 @@ class _Handlers:
             for position, picture in enumerate(self.actions.samples(N_SAMPLES))
         ]
         if size:
-            sentence = f"{size:,} pictures, found by what they show, not by their names."
+            sentence = f"{size:,} pictures, found by meaning, not by exact words."
         else:
             sentence = "The gallery is being prepared; the first pictures appear in a moment."
         return {"state": "empty", "sentence": sentence, "examples": list(EXAMPLES), "fits": shown}
